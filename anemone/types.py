@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from anemone.errors import PortError
 
-AXES = frozenset("B S T U N F D H K V C Q P X Y".split())
+AXES = frozenset("BSTUNFDHKVCQPXY")
 
 
 class Kind:
@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from typing import Annotated as LogProbs
     from typing import Annotated as Logits
     from typing import Annotated as Loss
-    from typing import Annotated as Mel
     from typing import Annotated as MFCC
+    from typing import Annotated as Mel
     from typing import Annotated as Patches
     from typing import Annotated as Pitch
     from typing import Annotated as Positions
@@ -192,7 +192,8 @@ def ports(module: nn.Module, name: str = "") -> Ports:
     outputs = {key: port for key, hint in fields.items() if (port := _port(hint, module, f"{name}.{key}"))}
     if not outputs or len(outputs) != len(fields):
         raise PortError(
-            f"`{name}.forward` must return one port or a NamedTuple whose fields are all ports, but returns {result!r} instead."
+            f"`{name}.forward` must return one port or a NamedTuple whose fields are all ports, "
+            f"but returns {result!r} instead."
         )
     return Ports(inputs, outputs)
 
@@ -262,7 +263,8 @@ class Chain(nn.Module):
             takes, gives = ports(stage, name)
             if not takes:
                 raise PortError(
-                    f'`{name}` ({type(stage).__name__}) has no ports: annotate its `forward`, as in `x: Mel[Tensor, "B F T"]`.'
+                    f"`{name}` ({type(stage).__name__}) has no ports: "
+                    'annotate its `forward`, as in `x: Mel[Tensor, "B F T"]`.'
                 )
             self.wiring[name] = {}
             for arg, want in takes.items():

@@ -1,0 +1,287 @@
+"""Configs: Hydra composes plain trees, `decode` makes dataclasses of them and says what is wrong.
+
+A config is a frozen, keyword-only dataclass beside the class it configures. YAML under ``conf/`` holds values only; a
+key that could name code (``_target_``, ``hydra``) is refused wherever it stands. Where one of several dataclasses may
+stand, the field is ``of_kind(TABLE)`` and the tree says which by ``kind: name``; the tables are in the code.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from anemone.errors import ConfigError
+
+CONF = Path(__file__).parent / "conf"
+Tree = dict[str, Any]
+C = TypeVar("C")
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Returns the advice " Did you mean `x`?" for the closest name, or an empty string."""
+    full = {name.rpartition(".")[2]: name for name in names}
+    close = difflib.get_close_matches(word.rpartition(".")[2], full, n=1, cutoff=0.5)
+    return f" Did you mean `{full[close[0]]}`?" if close else ""
+
+
+# --- tables of kinds --------------------------------------------------------------------------------------------------
+
+
+def of_kind(table: Mapping[str, str], *, optional: bool = False) -> Any:
+    """A field that holds one of several dataclasses, picked by ``kind:``.
+
+    Args:
+        table: kind -> "module:Class", imported only when picked.
+        optional: whether the field may be left out, or null.
+    """
+    metadata = {"kinds": table}
+    return dataclasses.field(default=None, metadata=metadata) if optional else dataclasses.field(metadata=metadata)
+
+
+def load_class(name: str) -> Any:
+    """Imports "module:Class", a name written in one of our own tables."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+# --- composition ------------------------------------------------------------------------------------------------------
+
+
+def experiments() -> list[str]:
+    """Names of the experiments that ship with the package."""
+    return sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def compose(experiment: str, overrides: Sequence[str] = ()) -> Tree:
+    """Composes an experiment and its overrides into a plain tree.
+
+    ``key=value`` sets a value whether or not the YAML lists it (`decode` refuses keys that are no settings), and picks
+    a file where ``key`` is a group: ``model=quartznet_5x5``.
+
+    Args:
+        experiment: a name under ``conf/experiment``, or the path of a YAML file of the same shape.
+        overrides: in Hydra's grammar, such as ``optim.lr=0.001``, ``data.train=[a.json,b.json]`` or ``~schedule``.
+
+    Raises:
+        ConfigError: unknown experiment or group, bad grammar, a missing value, or a key that could name code.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    folder, name = _find(experiment)
+    search = [] if folder == CONF else [f"hydra.searchpath=[file://{CONF}]"]
+    groups = {path.name for path in [*CONF.iterdir(), *folder.iterdir()] if path.is_dir()}
+    asked = [_override(text, groups) for text in overrides]
+    try:
+        with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+            tree = OmegaConf.to_container(hydra_compose(name, [*search, *asked]), resolve=True, throw_on_missing=True)
+    except MissingConfigException as error:
+        missing = (error.missing_cfg_file or "").removesuffix(".yaml")
+        options = [f"{missing.rpartition('/')[0]}/{option}" for option in error.options or []]
+        raise ConfigError(
+            f"`{experiment}` asks for `{missing}`, which does not exist.{nearest(missing, options)}"
+            + (f" There are: {', '.join(options)}." if options else "")
+        ) from error
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"`{experiment}` with {list(overrides)} cannot be composed: {first}") from error
+    assert isinstance(tree, dict)
+    refuse_code(tree)
+    return {str(key): value for key, value in tree.items()}
+
+
+def _find(experiment: str) -> tuple[Path, str]:
+    """The folder Hydra starts from, and the config's name in it."""
+    path = Path(experiment)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ConfigError(f"`{experiment}` must be a YAML file that exists.")
+        _refuse_hydra_node(path)
+        return path.parent.absolute(), path.stem
+    if experiment not in experiments():
+        raise ConfigError(
+            f"`{experiment}` is not an experiment.{nearest(experiment, experiments())}"
+            f" There are: {', '.join(experiments())}; or give the path of a YAML file."
+        )
+    return CONF, f"experiment/{experiment}"
+
+
+def _override(text: str, groups: set[str]) -> str:
+    """One override as Hydra wants it: values are set whether listed or not, groups are picked."""
+    key, equals, value = text.partition("=")
+    bare = key.lstrip("+~")
+    if not bare or not (equals or key.startswith("~")):
+        raise ConfigError(f"`{text}` must be an override of the form key=value.")
+    refuse_code({bare.partition("@")[0]: {}})
+    picks = bare in groups and value.replace("_", "a").replace("-", "a").isalnum()
+    return text if picks or key.startswith("~") else f"++{bare}={value}"
+
+
+def _refuse_hydra_node(path: Path) -> None:
+    import yaml
+
+    try:
+        refuse_code(yaml.safe_load(path.read_text("utf-8")) or {}, f"{path}: ")
+    except yaml.YAMLError as error:
+        raise ConfigError(f"`{path}` is not YAML: {error}") from error
+
+
+def refuse_code(tree: Any, where: str = "") -> None:
+    """Raises if any key of a tree could name code to run: ``_target_``, ``_partial_``, ``hydra`` and the like.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            for part in str(key).split("."):
+                if part == "hydra" or (part.startswith("_") and part.endswith("_")):
+                    raise ConfigError(f"`{where}{key}` is refused: a config holds values and never names code to run.")
+            refuse_code(value, where)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            refuse_code(value, where)
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
+
+
+def must(ok: bool, path: str, rule: str, value: object, hint: str = "") -> None:
+    """Raises ConfigError "`path` must be rule, but is value instead." unless ``ok``.
+
+    Raises:
+        ConfigError: if not ``ok``.
+    """
+    if not ok:
+        raise ConfigError(f"`{path}` must be {rule}, but is {value!r} instead.{hint and ' ' + hint}")
+
+
+def decode(cls: type[C], tree: Any, path: str = "") -> C:
+    """Makes a config dataclass of a plain tree, strictly.
+
+    A single value may stand for a list of one, a whole float for an int, and a number for a string.
+
+    Args:
+        cls: the dataclass.
+        tree: what `compose` gives.
+        path: where the tree hangs, for messages.
+
+    Raises:
+        ConfigError: an unknown or missing key, a wrong type, an impossible value; names the setting and the nearest.
+    """
+    must(isinstance(tree, Mapping), path or cls.__name__, f"a group of settings ({cls.__name__})", tree)
+    at = f"{path}." if path else ""
+    hints = get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in tree:
+        if key not in fields:
+            advice = nearest(str(key), [f"{at}{name}" for name in fields])
+            raise ConfigError(f"`{at}{key}` is not a setting of {cls.__name__}.{advice}")
+    values = {}
+    for name, field in fields.items():
+        if name in tree:
+            kinds = field.metadata.get("kinds")
+            value = tree[name]
+            if kinds is None:
+                values[name] = _value(hints[name], value, at + name)
+            elif value is not None or field.default is dataclasses.MISSING:
+                values[name] = _of_kind(kinds, value, at + name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"`{at}{name}` must be set: {cls.__name__} has no default for it.")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        message = str(error)
+        raise ConfigError(f"`{at}{message[1:]}" if message.startswith("`") else f"{at}{message}") from None
+
+
+def _of_kind(kinds: Mapping[str, str], tree: Any, path: str) -> Any:
+    """Decodes the dataclass that ``kind`` names."""
+    must(isinstance(tree, Mapping), path, f"a group of settings with a `kind` out of {sorted(kinds)}", tree)
+    if "kind" not in tree:
+        raise ConfigError(f"`{path}.kind` must be set, to one of {sorted(kinds)}.")
+    kind = tree["kind"]
+    must(kind in kinds, f"{path}.kind", f"one of {sorted(kinds)}", kind, nearest(str(kind), kinds).strip())
+    return decode(load_class(kinds[kind]), {k: v for k, v in tree.items() if k != "kind"}, path)
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    """Decodes one value to its annotated type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _union(args, value, path)
+    if origin is Literal:
+        same = [choice for choice in args if choice == value or (isinstance(choice, str) and choice == str(value))]
+        close = nearest(str(value), [str(choice) for choice in args]).strip()
+        must(bool(same), path, f"one of {list(args)}", value, close)
+        return same[0]
+    if origin is tuple:
+        return _tuple(args, value, path)
+    if origin is dict:
+        must(isinstance(value, Mapping), path, "a mapping", value)
+        return {str(key): _value(args[1], item, f"{path}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else decode(hint, value, path)  # type: ignore[arg-type]
+    if hint is type(None):
+        must(value is None, path, "null", value)
+        return None
+    return _scalar(hint, value, path)
+
+
+def _scalar(hint: Any, value: Any, path: str) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    accepted, rule, convert = {
+        bool: (isinstance(value, bool), "true or false", bool),
+        int: (number and float(value).is_integer(), "a whole number", int),
+        float: (number, "a number", float),
+        str: (isinstance(value, str) or number, "a string", str),
+    }[hint]
+    must(accepted, path, rule, value)
+    return convert(value)
+
+
+def _tuple(args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if args[-1] is Ellipsis:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_value(args[0], item, f"{path}[{i}]") for i, item in enumerate(items))
+    must(isinstance(value, list | tuple) and len(value) == len(args), path, f"a list of {len(args)}", value)
+    return tuple(_value(hint, item, f"{path}[{i}]") for i, (hint, item) in enumerate(zip(args, value, strict=True)))
+
+
+def _union(args: tuple[Any, ...], value: Any, path: str) -> Any:
+    """The first alternative that takes the value; the last one's complaint if none does."""
+    if value is None and type(None) in args:
+        return None
+    alternatives = [hint for hint in args if hint is not type(None)]
+    for hint in alternatives[:-1]:
+        try:
+            return _value(hint, value, path)
+        except ConfigError:
+            continue
+    return _value(alternatives[-1], value, path)
+
+
+def encode(config: Any) -> Any:
+    """Makes a plain tree of a config, the inverse of `decode`: tuples become lists, ``of_kind`` fields say their kind."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: _encode_field(field, getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {key: encode(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [encode(value) for value in config]
+    return config
+
+
+def _encode_field(field: "dataclasses.Field[Any]", value: Any) -> Any:
+    kinds = field.metadata.get("kinds")
+    if kinds is None or value is None:
+        return encode(value)
+    name = f"{type(value).__module__}:{type(value).__qualname__}"
+    return {"kind": next(kind for kind, target in kinds.items() if target == name), **encode(value)}
