@@ -269,7 +269,7 @@ def _union(args: tuple[Any, ...], value: Any, path: str) -> Any:
 
 
 def encode(config: Any) -> Any:
-    """Makes a plain tree of a config, the inverse of `decode`: tuples become lists, ``of_kind`` fields say their kind."""
+    """Makes the plain tree `decode` reads back: tuples become lists, ``of_kind`` fields say their kind."""
     if dataclasses.is_dataclass(config):
         return {field.name: _encode_field(field, getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Mapping):

@@ -1,0 +1,43 @@
+# Everything runs inside .venv; `make demo` and `make test` work from nothing but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow setup check format bench docs clean
+
+demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
+	$(BIN)/python recipes/telephone_words/demo.py
+
+test: setup check  ## gates and the whole suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+test-slow: setup  ## runs that need downloads or minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests
+
+setup: $(VENV)/.done  ## make .venv with the tested versions
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "anemone needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+check: setup  ## format, lint, types, house gates
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/house
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## measure us and the peer in one run; the peer goes into an environment of its own
+	$(MAKE) -C benchmarks PYTHON=$(abspath $(BIN)/python)
+
+docs: setup  ## run every snippet and notebook of the docs
+	$(BIN)/python -m pytest -q tests/docs
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
