@@ -1,0 +1,161 @@
+"""Trees compose, decode strictly, and every mistake names the setting, the rule and the nearest right name."""
+# ruff: noqa: E501  (the table of mistakes quotes whole messages)
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from anemone import config
+from anemone.config import compose, decode, encode, must, of_kind
+from anemone.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    num_layers: int = 2
+    kernel_sizes: tuple[int, ...] = (3, 5)
+    dropout: float | None = None
+    norm: Literal["batch", "layer"] = "batch"
+
+    def __post_init__(self) -> None:
+        must(self.num_layers > 0, "num_layers", "above 0", self.num_layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallConfig:
+    encoder: EncoderConfig = EncoderConfig()
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherConfig:
+    width: int
+    span: tuple[float, float] = (0.0, 1.0)
+    weights: dict[str, float] | None = None
+
+
+MODELS = {"small": f"{__name__}:SmallConfig", "other": f"{__name__}:OtherConfig"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootConfig:
+    model: SmallConfig | OtherConfig = of_kind(MODELS)
+    precision: Literal["32", "bf16"] = "32"
+    seed: int = 0
+    shuffle: bool = True
+    schedule: SmallConfig | None = of_kind(MODELS, optional=True)
+
+
+@pytest.fixture(autouse=True)
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small conf/ folder; this module's classes stand in for the package's."""
+    files = {
+        "model/small.yaml": "kind: small\nencoder: {num_layers: 3}\n",
+        "model/other.yaml": "kind: other\nwidth: 7\n",
+        "experiment/first.yaml": "# @package _global_\ndefaults:\n  - /model: small\n  - _self_\nseed: 5\n",
+    }
+    for name, text in files.items():
+        (tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf" / name).write_text(text)
+    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(config, "load_class", lambda name: globals()[name.partition(":")[2]])
+    return tmp_path / "conf"
+
+
+def run(*overrides: str, experiment: str = "first") -> RootConfig:
+    return decode(RootConfig, compose(experiment, overrides))
+
+
+def test_composes_and_decodes():
+    assert run() == RootConfig(model=SmallConfig(encoder=EncoderConfig(num_layers=3)), seed=5)
+
+
+def test_a_group_is_picked_and_its_values_set():
+    assert run("model=other", "model.width=9").model == OtherConfig(width=9)
+
+
+def test_a_setting_the_yaml_does_not_list_can_be_set():
+    assert run("model.encoder.dropout=0.5").model.encoder.dropout == 0.5
+
+
+def test_plain_values_decode_to_their_types():
+    tree = {"kind": "other", "width": 3.0, "span": [1, 2], "weights": {"a": 1}}
+    assert decode(RootConfig, {"model": tree, "precision": 32}) == RootConfig(
+        model=OtherConfig(width=3, span=(1.0, 2.0), weights={"a": 1.0}), precision="32"
+    )
+    assert decode(SmallConfig, {"labels": "yes"}).labels == ("yes",)
+
+
+def test_encode_is_the_inverse_of_decode():
+    for made in (run(), run("model=other", "model.weights={a: 2}"), run("schedule={kind: small}")):
+        assert decode(RootConfig, encode(made)) == made
+
+
+def test_a_users_file_uses_our_groups_and_its_own(tmp_path):
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "wide.yaml").write_text("kind: other\nwidth: 99\n")
+    mine = tmp_path / "mine" / "mine.yaml"
+    mine.write_text("defaults:\n  - /model: small\n  - _self_\nseed: 8\n")
+    assert run(experiment=str(mine)).seed == 8
+    assert run("model=other", experiment=str(mine)).model.width == 7
+    assert run("model=wide", experiment=str(mine)).model.width == 99
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.encoder.nlayers=3"], "`model.encoder.nlayers` is not a setting of EncoderConfig. Did you mean `model.encoder.num_layers`?"),
+        (["+model.encoder.nlayers=3"], "`model.encoder.nlayers` is not a setting of EncoderConfig."),
+        (["sede=3"], "`sede` is not a setting of RootConfig. Did you mean `seed`?"),
+        (["model.encoder.num_layers=two"], "`model.encoder.num_layers` must be a whole number, but is 'two' instead."),
+        (["model.encoder.num_layers=2.5"], "`model.encoder.num_layers` must be a whole number, but is 2.5 instead."),
+        (["model.encoder.num_layers=0"], "`model.encoder.num_layers` must be above 0, but is 0 instead."),
+        (["model.encoder.kernel_sizes=[3,x]"], "`model.encoder.kernel_sizes[1]` must be a whole number, but is 'x' instead."),
+        (["model.encoder.norm=bath"], "must be one of ['batch', 'layer'], but is 'bath' instead. Did you mean `batch`?"),
+        (["model.encoder=3"], "`model.encoder` must be a group of settings (EncoderConfig), but is 3 instead."),
+        (["shuffle=1"], "`shuffle` must be true or false, but is 1 instead."),
+        (["seed=true"], "`seed` must be a whole number, but is True instead."),
+        (["model=smal"], "`first` asks for `model/smal`, which does not exist. Did you mean `model/small`? There are: model/other, model/small."),
+        (["model.kind=smal"], "`model.kind` must be one of ['other', 'small'], but is 'smal' instead. Did you mean `small`?"),
+        (["~model.kind"], "`model.kind` must be set, to one of ['other', 'small']."),
+        (["~model"], "`model` must be set: RootConfig has no default for it."),
+        (["model=other", "~model.width"], "`model.width` must be set: OtherConfig has no default for it."),
+        (["model=other", "model.span=[1]"], "`model.span` must be a list of 2, but is [1] instead."),
+        (["seed"], "`seed` must be an override of the form key=value."),
+        (["seed=["], "cannot be composed"),
+        (["model._target_=os.system"], "`model._target_` is refused: a config holds values and never names code to run."),
+        (["model={_target_: os.system}"], "`_target_` is refused"),
+        (["+hydra.callbacks.x._target_=os.system"], "`hydra.callbacks.x._target_` is refused"),
+        (["hydra.run.dir=/tmp"], "`hydra.run.dir` is refused"),
+    ],
+)  # fmt: skip
+def test_a_mistake_names_the_setting_and_the_fix(overrides, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        run(*overrides)
+
+
+def test_an_unknown_experiment_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"`frist` is not an experiment. Did you mean `first`\? There are: first"):
+        compose("frist")
+    with pytest.raises(ConfigError, match=r"`no/such.yaml` must be a YAML file that exists"):
+        compose("no/such.yaml")
+
+
+@pytest.mark.parametrize(
+    "text", ["hydra:\n  callbacks: {x: {_target_: os.system}}\n", "model: {_target_: os.system}\n"]
+)
+def test_a_users_file_that_names_code_is_refused_and_nothing_runs(tmp_path, text):
+    path = tmp_path / "evil.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"is refused: a config holds values and never names code to run"):
+        compose(str(path))
+
+
+def test_a_users_file_that_is_no_yaml_is_named(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("a: [1\n")
+    with pytest.raises(ConfigError, match=r"bad.yaml` is not YAML"):
+        compose(str(path))
