@@ -9,7 +9,7 @@ demo: setup  ## train on recorded speech commands, evaluate, save, reload, class
 	$(BIN)/python recipes/telephone_words/demo.py
 
 test: setup check  ## gates and the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow" --ignore tests/house
 
 test-slow: setup  ## runs that need downloads or minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests

@@ -1,0 +1,70 @@
+"""Times us and the peer in one run, in turns, and prints medians and ratios.
+
+Each side is a worker process that times one repetition when told to, so that both meet the same machine within the same
+second. A pair is one repetition of each; the ratio is the median over the pairs of (peer seconds / our seconds).
+
+    python benchmarks/run.py --ours PYTHON --peer PYTHON [--pairs 15] [--items log_mel quartznet_train ...]
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ITEMS = {
+    "log_mel": "log-mel, 80 bins, batch 4 x 8 s",
+    "quartznet_train": "QuartzNet 5x5 training step, batch 4 (27 s of audio)",
+    "quartznet_infer": "QuartzNet 5x5 inference, batch 4 (27 s of audio)",
+}
+
+
+class Worker:
+    """A process that times what it is told to."""
+
+    def __init__(self, python: str, script: str) -> None:
+        self.process = subprocess.Popen(
+            [python, str(HERE / script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def ask(self, item: str) -> dict[str, float]:
+        """Seconds of one repetition, and what else the worker says of it."""
+        assert self.process.stdin and self.process.stdout
+        print(item, file=self.process.stdin, flush=True)
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"{self.process.args} ended at {item}; run it by hand to see why")
+
+
+def measure(ours: Worker, peer: Worker, item: str, pairs: int) -> str:
+    for _ in range(3):
+        first, second = ours.ask(item), peer.ask(item)
+    sizes = (first["size"], second["size"])
+    assert sizes[0] == sizes[1], f"{item}: not the same work: {sizes}"
+    times = [(ours.ask(item)["seconds"], peer.ask(item)["seconds"]) for _ in range(pairs)]
+    us, them = (statistics.median(side) for side in zip(*times, strict=True))
+    ratio = statistics.median(b / a for a, b in times)
+    return f"| {ITEMS[item]} | {1000 * us:.1f} | {1000 * them:.1f} | {ratio:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ours", required=True, help="Python of our environment")
+    parser.add_argument("--peer", required=True, help="Python of the peer's environment")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--items", nargs="*", default=list(ITEMS), choices=list(ITEMS))
+    args = parser.parse_args()
+    ours, peer = Worker(args.ours, "ours.py"), Worker(args.peer, "peer_nemo.py")
+    print("| what | anemone, ms | NeMo 3.0.0, ms | NeMo / anemone |\n|---|--:|--:|--:|")
+    for item in args.items:
+        print(measure(ours, peer, item, args.pairs), flush=True)
+
+
+if __name__ == "__main__":
+    main()
