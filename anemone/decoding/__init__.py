@@ -1,1 +1,3 @@
-"""Room: decoding."""
+"""From log-probabilities to tokens."""
+
+DECODERS = {"ctc_greedy": "anemone.decoding.ctc:CTCGreedyConfig"}

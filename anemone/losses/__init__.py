@@ -1,1 +1,25 @@
-"""Room: losses."""
+"""What a model is trained to make small. A loss is a function that returns a sum and what to divide it by.
+
+The engine adds sums and counts over micro-batches and ranks before it divides, so a step of two processes has the loss
+of one. All losses compute in float32, also under autocast.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOSSES = {
+    "cross_entropy": "anemone.losses.cross_entropy:CrossEntropyConfig",
+    "ctc": "anemone.losses.ctc:CTCConfig",
+}
+
+
+class LossSum(NamedTuple):
+    """A loss as two scalars that add: its value is ``total / count``."""
+
+    total: "Tensor"
+    """Sum of the losses, float32, differentiable."""
+
+    count: "Tensor"  # type: ignore[assignment]  # a tuple has a method of that name
+    """What the sum is divided by, float32: items, tokens or frames."""

@@ -1,0 +1,57 @@
+"""Greedy CTC decoding: the best token of each frame, repeats joined, blanks dropped."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Hypothesis(NamedTuple):
+    """What was decoded from one utterance."""
+
+    tokens: list[int]
+    """Token indices, without blanks."""
+
+    frames: list[int]
+    """The frame of the encoder at which each token begins."""
+
+    score: float
+    """Log-probability of the path that was followed; of the best single alignment, not of the text."""
+
+
+CTCDecoder = Callable[[Tensor, Tensor], list[Hypothesis]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTCGreedyConfig:
+    """The single most probable alignment, without a language model."""
+
+    def build(self) -> CTCDecoder:
+        """Returns `ctc_greedy`."""
+        return ctc_greedy
+
+
+def ctc_greedy(log_probs: Tensor, log_probs_len: Tensor) -> list[Hypothesis]:
+    """Decodes each utterance along its best alignment.
+
+    Example:
+        >>> best = torch.tensor([[0, 0, 2, 0, 1, 1]])  # with 2 as the blank
+        >>> log_probs = torch.nn.functional.one_hot(best, 3).float().log_softmax(-1)
+        >>> ctc_greedy(log_probs, torch.tensor([6]))[0].tokens
+        [0, 0, 1]
+
+    Args:
+        log_probs: (B, T, V); index V - 1 is the blank.
+        log_probs_len: (B,) frames.
+    """
+    scores, path = log_probs.detach().float().max(-1)  # (B, T, V) -> (B, T)
+    inside = torch.arange(path.shape[1], device=path.device) < log_probs_len[:, None]
+    starts = torch.ones_like(inside)
+    starts[:, 1:] = path[:, 1:] != path[:, :-1]
+    kept = (inside & starts & (path != log_probs.shape[-1] - 1)).cpu()
+    counts = kept.sum(1).tolist()
+    tokens, frames = torch.split(path.cpu()[kept], counts), torch.split(kept.nonzero()[:, 1], counts)
+    totals = (scores * inside).sum(1).tolist()
+    return [Hypothesis(t.tolist(), f.tolist(), s) for t, f, s in zip(tokens, frames, totals, strict=True)]

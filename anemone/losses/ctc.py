@@ -1,0 +1,69 @@
+"""CTC: minus the log-probability of all alignments of a text to the frames (Graves et al., ICML 2006)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anemone.losses import LossSum
+
+Reduction = Literal["mean_batch", "mean_volume", "mean"]
+CTCLoss = Callable[[Tensor, Tensor, Tensor, Tensor], LossSum]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTCConfig:
+    """Connectionist temporal classification, with the blank as the last index."""
+
+    reduction: Reduction = "mean_batch"
+    """What the loss is a mean over: utterances (mean_batch), target tokens (mean_volume), or utterances after each
+    was divided by its number of tokens (mean)."""
+
+    def build(self) -> CTCLoss:
+        """Returns `ctc_loss` with this reduction."""
+        return partial(ctc_loss, reduction=self.reduction)
+
+
+def ctc_loss(
+    log_probs: Tensor, log_probs_len: Tensor, targets: Tensor, target_len: Tensor, *, reduction: Reduction
+) -> LossSum:
+    """Computes ``-log P(targets | log_probs)`` of each utterance, summed, and what to divide the sum by.
+
+    An utterance with fewer frames than its text needs (see `infeasible`) adds zero and still counts, as in NeMo.
+
+    Args:
+        log_probs: (B, T, V), log-softmax outputs; index V - 1 is the blank. The gradient is right only through a
+            log-softmax, since PyTorch takes the shortcut through it.
+        log_probs_len: (B,) frames.
+        targets: (B, U) tokens below V - 1.
+        target_len: (B,) tokens, zero allowed.
+        reduction: see `CTCConfig.reduction`.
+    """
+    with torch.autocast(log_probs.device.type, enabled=False):
+        x = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32)).transpose(0, 1)  # (B, T, V) -> (T, B, V)
+        blank = log_probs.shape[-1] - 1
+        losses = F.ctc_loss(x, targets, log_probs_len, target_len, blank=blank, reduction="none", zero_infinity=True)
+    if reduction == "mean":
+        losses = losses / target_len.clamp(min=1)
+    divisor = target_len.sum() if reduction == "mean_volume" else target_len.new_full((), len(target_len))
+    return LossSum(losses.sum(), divisor.to(losses.dtype))
+
+
+def infeasible(log_probs_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
+    """Finds the utterances that no alignment fits: a token needs a frame, and a repeated token a blank before it.
+
+    Args:
+        log_probs_len: (B,) frames.
+        targets: (B, U) tokens.
+        target_len: (B,) tokens.
+
+    Returns:
+        (B,) bool.
+    """
+    positions = torch.arange(1, max(targets.shape[1], 1), device=targets.device)
+    repeats = (targets[:, 1:] == targets[:, :-1]) & (positions < target_len[:, None])
+    return log_probs_len < target_len + repeats.sum(1)
