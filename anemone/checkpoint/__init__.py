@@ -1,1 +1,9 @@
-"""Room: checkpoint."""
+"""Models at rest: what is written is whole, what is read cannot run.
+
+- `atomic`    files and folders that appear wholly or not at all
+- `members`   what lies in an archive, under limits; `safe` and `tensors` read it without running it
+- `archive`   our own archives: `Archive`, `read_archive`, `write_archive`; `card` writes their model cards
+- `nemo`      reads the peer's archives, by the tables in `names/`
+- `fit`       puts tensors into modules, all of them or one part
+- `registry`  pretrained models by name: shipped, local, or downloaded and checked
+"""
