@@ -1,0 +1,200 @@
+"""Settings of the optimisers, and which parameters they treat how.
+
+``lr`` is the peak rate: each group keeps it as ``base_lr``, and the engine sets ``lr`` to ``base_lr`` times the
+schedule's factor. Weight decay spares biases, norms and all other parameters with fewer than two axes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Adafactor, AdamW, Optimizer
+
+from anemone.config import must
+from anemone.training.optimizers import Lion, Muon, NovoGrad
+
+OPTIMIZERS = {
+    "adamw": "anemone.training.optim:AdamWConfig",
+    "adafactor": "anemone.training.optim:AdafactorConfig",
+    "muon": "anemone.training.optim:MuonConfig",
+    "novograd": "anemone.training.optim:NovoGradConfig",
+    "lion": "anemone.training.optim:LionConfig",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Settings that every optimiser has."""
+
+    lr: float = 1e-3
+    """Peak rate; the schedule multiplies it."""
+
+    weight_decay: float = 0.0
+    """How fast weights shrink towards zero, in units of the rate."""
+
+    decay_vectors: bool = False
+    """Whether biases and norms shrink, too."""
+
+    def __post_init__(self) -> None:
+        must(self.lr > 0, "lr", "above 0", self.lr)
+        must(self.weight_decay >= 0, "weight_decay", "0 or more", self.weight_decay)
+        for name in ("betas", "momentum"):
+            value = getattr(self, name, 0.0)
+            inside = all(0 <= share < 1 for share in (value if isinstance(value, tuple) else (value,)))
+            must(inside, name, "at least 0 and below 1", value)
+
+    def groups(self, named: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Parameter groups: those that decay, then those that do not; empty ones are left out."""
+        decays = {name: p.ndim >= 2 or self.decay_vectors for name, p in named.items()}
+        made = (
+            {
+                "params": [p for name, p in named.items() if decays[name] == decay],
+                "lr": self.lr,
+                "base_lr": self.lr,
+                "weight_decay": self.weight_decay if decay else 0.0,
+            }
+            for decay in (True, False)
+        )
+        return [group for group in made if group["params"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig(OptimizerConfig):
+    """Adam with decoupled weight decay (arXiv:1711.05101), torch's, in one fused pass.
+
+    Example:
+        >>> optimizer = AdamWConfig(lr=0.01, weight_decay=0.1).build(nn.Linear(3, 2))
+        >>> [(len(g["params"]), g["base_lr"], g["weight_decay"]) for g in optimizer.param_groups]
+        [(1, 0.01, 0.1), (1, 0.01, 0.0)]
+    """
+
+    weight_decay: float = 0.01
+    """How fast weights shrink towards zero, in units of the rate."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Memory of the gradient's mean and of its square."""
+
+    eps: float = 1e-8
+    """Keeps the division finite."""
+
+    def build(self, module: nn.Module) -> Optimizer:
+        """Returns the optimiser of the module's trainable parameters."""
+        return AdamW(self.groups(trainable(module)), betas=self.betas, eps=self.eps, fused=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdafactorConfig(OptimizerConfig):
+    """Adam whose second moment is kept as rows and columns (arXiv:1804.04235), torch's.
+
+    The rate is relative to the root mean square of each weight.
+    """
+
+    lr: float = 0.01
+    """Peak rate; the schedule multiplies it, and ``1 / sqrt(step)`` bounds it."""
+
+    beta2_decay: float = -0.8
+    """Memory of the squares at step t is ``1 - t ** beta2_decay``."""
+
+    clip: float = 1.0
+    """Largest root mean square of an update."""
+
+    min_rms: float = 1e-3
+    """Smallest root mean square of a weight that the rate is relative to."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        must(self.beta2_decay <= 0, "beta2_decay", "0 or less", self.beta2_decay)
+        must(self.clip >= 1, "clip", "1 or more", self.clip)
+
+    def build(self, module: nn.Module) -> Optimizer:
+        """Returns the optimiser of the module's trainable parameters."""
+        groups = self.groups(trainable(module))
+        return Adafactor(groups, beta2_decay=self.beta2_decay, eps=(None, self.min_rms), d=self.clip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NovoGradConfig(OptimizerConfig):
+    """NovoGrad (arXiv:1905.11286), the optimiser of the Jasper and QuartzNet papers."""
+
+    lr: float = 0.01
+    """Peak rate; the schedule multiplies it."""
+
+    weight_decay: float = 0.001
+    """Added to the normalised gradient, in units of the weight."""
+
+    betas: tuple[float, float] = (0.95, 0.98)
+    """Memory of the momentum and of the gradient's squared norm; QuartzNet takes a shorter one of the norm, 0.5."""
+
+    eps: float = 1e-8
+    """Keeps the division finite."""
+
+    def build(self, module: nn.Module) -> Optimizer:
+        """Returns the optimiser of the module's trainable parameters."""
+        return NovoGrad(self.groups(trainable(module)), betas=self.betas, eps=self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LionConfig(OptimizerConfig):
+    """Lion (arXiv:2302.06675)."""
+
+    lr: float = 1e-4
+    """Peak rate, 3 to 10 times smaller than AdamW's; the schedule multiplies it."""
+
+    weight_decay: float = 0.1
+    """How fast weights shrink towards zero, in units of the rate; 3 to 10 times larger than AdamW's."""
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Share of the momentum in an update; memory of the momentum."""
+
+    def build(self, module: nn.Module) -> Optimizer:
+        """Returns the optimiser of the module's trainable parameters."""
+        return Lion(self.groups(trainable(module)), betas=self.betas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonConfig(OptimizerConfig):
+    """Muon (arXiv:2502.16982) for hidden matrices, AdamW for everything else, under one rate.
+
+    A matrix is the weight of a linear layer or of a convolution over all channels, taken as (out, in * width): a
+    1x1 convolution is a linear layer. Depthwise and grouped kernels mix no or few channels, so they go to AdamW, as do
+    embeddings, vectors, and the layers named in ``adamw``.
+    """
+
+    weight_decay: float = 0.01
+    """How fast weights shrink towards zero, in units of the rate."""
+
+    momentum: float = 0.95
+    """Memory of the gradient's mean, for matrices."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's memory of the gradient's mean and of its square, for the rest."""
+
+    adamw: tuple[str, ...] = ("head",)
+    """Parts of dotted names whose matrices go to AdamW: the layers at the ends of a network."""
+
+    def build(self, module: nn.Module) -> Optimizer:
+        """Returns the optimiser of the module's trainable parameters."""
+        named = trainable(module)
+        ends = set(self.adamw)
+        matrices = {name for name in _matrices(module) if name in named and ends.isdisjoint(name.split("."))}
+        others = self.groups({name: p for name, p in named.items() if name not in matrices})
+        return Muon(
+            self.groups({name: p for name, p in named.items() if name in matrices}),
+            [group | {"betas": self.betas} for group in others],
+            momentum=self.momentum,
+        )
+
+
+def trainable(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters that take a gradient, by name; one used twice comes once."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _matrices(module: nn.Module) -> list[str]:
+    """Names of weights that map all inputs of a layer to all its outputs."""
+    found = []
+    for name, layer in module.named_modules():
+        dense = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == 1
+        if isinstance(layer, nn.Linear) or dense:
+            found.append(f"{name}.weight".removeprefix("."))
+    return found
