@@ -1,0 +1,224 @@
+"""Recordings in: decoding, channels, resampling and pieces by offset.
+
+What a piece of a recording holds is a pure function of (file, offset, duration), whatever was read before and whatever
+a cache still holds. Lossless files at the wanted rate are read where the piece lies. Pieces of all others are cut out
+of blocks of half a minute, each decoded by a fresh decoder that starts half a second early: a lossy decoder that jumps
+needs a run-up (measured with libsndfile 1.2.2: MP3 and Vorbis are then equal to a decoding from the start, Opus below
+48 kHz differs by 2e-3 at most and 1e-4 in the mean), and a resampler must see what lies beside its piece.
+"""
+
+import math
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+import torch
+
+from anemone.errors import DataError
+
+Signal = npt.NDArray[np.float32]
+
+BLOCK = 30  # seconds decoded at a time
+RUN_UP = 0.5  # seconds decoded and thrown away before and after a block
+TOLERANCE = 0.1, 0.01  # a piece may be shorter than asked for by 0.1 s + 1 %: rounded durations, codec padding
+EXACT = "PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW"  # codings (FLAC's is PCM_16) that decode alike wherever one starts
+
+
+class Header(NamedTuple):
+    """What a file says about itself.
+
+    Attributes:
+        rate: samples per second.
+        frames: samples per channel.
+        channels: number of channels.
+        exact: whether decoding does not depend on where it starts.
+    """
+
+    rate: int
+    frames: int
+    channels: int
+    exact: bool
+
+
+def load_audio(
+    path: str | Path,
+    rate: int = 16_000,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+    channel: int | None = None,
+) -> Signal:
+    """Returns a recording, or a piece of it, as mono float32 (S,) in [-1, 1].
+
+    Args:
+        path: wav, flac, ogg (Vorbis or Opus), mp3, or what else libsndfile reads.
+        rate: samples per second of the result; the recording is resampled if it has another.
+        offset: seconds to leave out at the beginning.
+        duration: seconds to take; all that is left if None.
+        channel: which channel; the mean of all if None.
+
+    Raises:
+        DataError: missing, undecodable or empty file, no such channel, or less audio than asked for; names the file.
+    """
+    return Recordings(rate, channel=channel).piece(Path(path), offset, duration)
+
+
+class Recordings:
+    """Pieces of recordings at one rate; decoded blocks stay in memory up to a limit, the least used go first.
+
+    Args:
+        rate: samples per second of the pieces.
+        channel: which channel; the mean of all if None.
+        cache_mb: MiB of decoded audio to keep.
+    """
+
+    def __init__(self, rate: int, *, channel: int | None = None, cache_mb: float = 0) -> None:
+        self.rate, self.channel = rate, channel
+        self._free = int(cache_mb * 2**20)
+        self._keep = self._free > 0
+        self._headers: dict[str, Header] = {}
+        self._blocks: OrderedDict[tuple[str, int], Signal] = OrderedDict()
+
+    def piece(self, path: str | Path, offset: float = 0.0, duration: float | None = None) -> Signal:
+        """Returns samples (S,) from ``offset`` seconds on; do not write to them, the cache may own them.
+
+        Raises:
+            DataError: missing, undecodable or empty file, no such channel, or less audio than asked for.
+        """
+        name = os.fspath(path)
+        try:
+            header = self._headers.get(name) or self._header(name)
+            start = round(offset * self.rate)
+            wanted = None if duration is None else round(duration * self.rate)
+            audio = self._cut(name, header, start, wanted)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise DataError(_refusal(name, error)) from error
+        seconds = len(audio) / self.rate
+        if not len(audio):
+            raise DataError(f"`{name}` holds no audio from second {offset:g} on (it lasts {_seconds(header):g} s).")
+        if duration is not None and seconds < duration - TOLERANCE[0] - TOLERANCE[1] * duration:
+            raise DataError(f"`{name}` holds {seconds:.2f} s from second {offset:g} on, {duration:g} s were asked for.")
+        if not math.isfinite(float(np.dot(audio, audio))):
+            raise DataError(f"`{name}` holds samples that are not finite.")
+        return audio
+
+    def _header(self, name: str) -> Header:
+        with soundfile.SoundFile(name) as file:
+            header = Header(file.samplerate, file.frames, file.channels, file.subtype.startswith(EXACT))
+        if self.channel is not None and not 0 <= self.channel < header.channels:
+            raise DataError(f"`{name}` has {header.channels} channel(s), so there is no channel {self.channel}.")
+        if self._keep:
+            self._headers[name] = header
+        return header
+
+    def _cut(self, name: str, header: Header, start: int, wanted: int | None) -> Signal:
+        """Samples [start, start + wanted) at our rate; fewer where the recording ends."""
+        if start == 0 and wanted is None:
+            return self._decode(name, header, 0, -1)
+        if not self._keep and header.exact and header.rate == self.rate:
+            return self._decode(name, header, start, -1 if wanted is None else wanted)
+        block = BLOCK * self.rate
+        total = math.ceil(header.frames * self.rate / header.rate)
+        stop = total if wanted is None else min(start + wanted, total)
+        blocks = [self._block(name, header, i) for i in range(start // block, -(-stop // block))]
+        if not blocks:
+            return np.zeros(0, np.float32)
+        joined = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        begin = start % block
+        return joined[begin : begin + stop - start]
+
+    def _block(self, name: str, header: Header, number: int) -> Signal:
+        """Block ``number`` of a recording at our rate, from memory if it is there."""
+        key = name, number
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        run_up = int(RUN_UP * header.rate) if number else 0
+        start = number * BLOCK * header.rate - run_up
+        spare = int(RUN_UP * header.rate) if header.rate != self.rate else 0
+        audio = self._decode(name, header, start, run_up + BLOCK * header.rate + spare)
+        begin = run_up * self.rate // header.rate
+        audio = audio[begin : begin + BLOCK * self.rate]
+        if self._keep and audio.nbytes <= self._free + sum(kept.nbytes for kept in self._blocks.values()):
+            audio = np.ascontiguousarray(audio)
+            self._blocks[key] = audio
+            self._free -= audio.nbytes
+            while self._free < 0:
+                self._free += self._blocks.popitem(last=False)[1].nbytes
+        return audio
+
+    def _decode(self, name: str, header: Header, start: int, frames: int) -> Signal:
+        """Reads frames on a fresh decoder, mixes channels and resamples: (frames, channels) -> (S,)."""
+        with soundfile.SoundFile(name) as file:
+            if start >= file.frames:
+                return np.zeros(0, np.float32)
+            file.seek(start)
+            audio: Signal = file.read(frames, dtype="float32", always_2d=header.channels > 1)
+        if audio.ndim == 2:
+            audio = audio.mean(axis=1) if self.channel is None else np.ascontiguousarray(audio[:, self.channel])
+        return resample(audio, header.rate, self.rate)
+
+
+def resample(audio: Signal, source: int, target: int) -> Signal:
+    """Returns audio (S,) of ``source`` samples per second at ``target`` (soxr, high quality)."""
+    if source == target or not len(audio):
+        return audio
+    resampled: Signal = soxr.resample(audio, source, target)
+    return resampled
+
+
+def waveform(source: Any, rate: int) -> Signal:
+    """Returns mono float32 (S,) of whatever a person may hold in hand.
+
+    Args:
+        source: a path; a pair (array or tensor, its rate); or an array or tensor already at ``rate``. Integers are PCM
+            and scaled to [-1, 1]; of two axes the longer one is time, and channels are averaged.
+        rate: samples per second of the result.
+
+    Raises:
+        DataError: not audio, empty, or not finite.
+    """
+    if isinstance(source, str | Path):
+        return load_audio(source, rate)
+    samples, own_rate = source if isinstance(source, tuple) and len(source) == 2 else (source, rate)
+    array = samples.detach().cpu().numpy() if isinstance(samples, torch.Tensor) else np.asarray(samples)
+    if array.ndim == 2:
+        array = array.T if array.shape[0] < array.shape[1] else array  # (channels, S) -> (S, channels)
+    if array.ndim not in (1, 2) or not array.size or array.dtype.kind not in "iuf":
+        raise DataError(
+            f"audio must be a path, samples, or a pair (samples, rate), with samples of shape (S,), (channels, S) or"
+            f" (S, channels), but is {type(source).__name__} of shape {array.shape} and type {array.dtype} instead."
+        )
+    audio = _scaled(array)
+    audio = audio.mean(axis=1) if audio.ndim == 2 else audio
+    if not np.isfinite(audio).all():
+        raise DataError("audio must be finite, but holds samples that are not.")
+    return resample(np.ascontiguousarray(audio), int(own_rate), rate)
+
+
+def _scaled(array: npt.NDArray[Any]) -> Signal:
+    """PCM integers to [-1, 1); floats as they are."""
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    half = 2.0 ** (8 * array.dtype.itemsize - 1)
+    centred = array.astype(np.float64) - (half if array.dtype.kind == "u" else 0)
+    return (centred / half).astype(np.float32)
+
+
+def _seconds(header: Header) -> float:
+    return round(header.frames / header.rate, 3)
+
+
+def _refusal(name: str, error: Exception) -> str:
+    """Why a file could not be opened or decoded."""
+    if not os.path.isfile(name):
+        return f"`{name}` must be an audio file, but {'is a folder' if os.path.isdir(name) else 'does not exist'}."
+    if not os.path.getsize(name):
+        return f"`{name}` must be an audio file, but is empty."
+    cause = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return f"`{name}` cannot be decoded: {str(cause).rstrip('.')}."

@@ -1,0 +1,284 @@
+"""The loader: from an index to the micro-batches of each optimizer step, the same for any number of ranks and workers.
+
+A position in the data is two numbers, (epoch, step). Whoever starts there gets what an uninterrupted run gets.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from anemone.config import must
+from anemone.data.audio import Recordings, Signal
+from anemone.data.augment import AugmentConfig, augment
+from anemone.data.batch import Batch
+from anemone.data.manifest import SHOWN, Index, Problem, log, report
+from anemone.data.plan import PlanConfig, Rows, plan
+from anemone.errors import DataError
+
+Encode = Callable[[str], Sequence[int]]
+Key = tuple[int, Rows]  # an epoch and the rows of one micro-batch
+Loaded = tuple[Batch | None, list[tuple[int, str]]]  # a micro-batch, and row and cause of each utterance it lost
+
+HOPELESS = 100  # utterances in a row from the start that cannot be used before the loader gives up
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the data is and how it is read."""
+
+    train: tuple[str, ...] = ()
+    """Manifests to train on; ``assets/...`` lies inside the package."""
+
+    valid: tuple[str, ...] = ()
+    """Manifests to validate on."""
+
+    test: tuple[str, ...] = ()
+    """Manifests for the last evaluation."""
+
+    plan: PlanConfig = PlanConfig()
+    """How utterances become micro-batches in training."""
+
+    augment: AugmentConfig = AugmentConfig()
+    """What happens to recordings in training."""
+
+    rate: int = 16_000
+    """Samples per second; recordings of another rate are resampled."""
+
+    channel: int | None = None
+    """Which channel to take, from 0; the mean of all if null."""
+
+    num_workers: int = 0
+    """Processes that read ahead; 0 reads in the training process itself."""
+
+    cache_mb: int = 512
+    """MiB of decoded recordings to keep in memory, all workers of a rank together."""
+
+    eval_batch_size: int = 32
+    """Utterances in a batch of an evaluation."""
+
+    skip_bad: bool = True
+    """Whether utterances that cannot be used are reported and left out, or end the run."""
+
+    def __post_init__(self) -> None:
+        must(self.rate >= 1, "rate", "1 or more", self.rate)
+        must(self.channel is None or self.channel >= 0, "channel", "0 or more", self.channel)
+        must(self.num_workers >= 0, "num_workers", "0 or more", self.num_workers)
+        must(self.cache_mb >= 0, "cache_mb", "0 or more", self.cache_mb)
+        must(self.eval_batch_size >= 1, "eval_batch_size", "1 or more", self.eval_batch_size)
+
+
+class Loader:
+    """The micro-batches of this rank, step by step, in plan order.
+
+    A step takes ``batches_per_step`` micro-batches over all ranks; rank r of n gets those numbered r, r + n, ..., so
+    ranks share the same global steps. The last step of an epoch may have fewer, down to none on a rank.
+
+    Args:
+        index: the utterances.
+        config: how they are read.
+        encode: target text -> tokens or class number; raises DataError for one it does not know.
+        training: shuffled and augmented steps, or every utterance once, one micro-batch at a time.
+        seed: of the run.
+        rank: of this process.
+        world: number of processes.
+        batches_per_step: micro-batches of an optimizer step over all ranks; a multiple of ``world``.
+
+    Attributes:
+        problems: utterances that could not be used so far, each once.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        config: DataConfig,
+        encode: Encode,
+        *,
+        training: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        batches_per_step: int | None = None,
+    ) -> None:
+        per_step = world if batches_per_step is None or not training else batches_per_step
+        rule = f"a multiple of the number of processes ({world})"
+        must(per_step >= 1 and per_step % world == 0, "batches_per_step", rule, per_step)
+        evaluation = PlanConfig(batch_size=config.eval_batch_size, num_buckets=100, shuffle=False)
+        self.index, self.config, self.training, self.seed = index, config, training, seed
+        self.rank, self.world, self.batches_per_step = rank, world, per_step
+        self.problems: list[Problem] = []
+        self._bad: set[int] = set()
+        self._loaded = 0
+        self._position = (0, 0)
+        self._plan_config = config.plan if training else evaluation
+        self._plan: tuple[int, list[Rows]] = (-1, [])
+        self._reader = Reader(index, config, encode, seed if training else None)
+        self._keys = _Keys()
+        self._workers: DataLoader[Loaded] | None = None
+
+    def __len__(self) -> int:
+        """Steps of the epoch that the position is in; with a budget in seconds they vary from epoch to epoch."""
+        return self.steps(self._position[0])
+
+    def steps(self, epoch: int) -> int:
+        """Steps of an epoch."""
+        batches = len(self._batches(epoch))
+        return -(-batches // self.batches_per_step) if self.training else len(range(self.rank, batches, self.world))
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns the position of the next step."""
+        return {"epoch": self._position[0], "step": self._position[1]}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to a position that `state_dict` gave."""
+        self.set_position(state["epoch"], state["step"])
+
+    def set_position(self, epoch: int, step: int) -> None:
+        """Makes ``step`` of ``epoch`` the next one; the step after the last is the first of the next epoch.
+
+        Raises:
+            DataError: the epoch has fewer steps.
+        """
+        steps = self.steps(epoch)
+        if not 0 <= step <= steps:
+            raise DataError(
+                f"step {step} of epoch {epoch} must be one of {steps}: the data, `data.plan` or the number of"
+                " micro-batches a step are not those of the run that saved this position."
+            )
+        self._position = (epoch, step) if step < steps else (epoch + 1, 0)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Yields the steps from the position to the end of its epoch, each a list of this rank's micro-batches.
+
+        Raises:
+            DataError: an utterance cannot be used and `skip_bad` is false; or none can.
+        """
+        epoch, first = self._position if self.training else (0, 0)
+        batches, steps = self._batches(epoch), self.steps(epoch)
+        each = self.batches_per_step
+        shares = [
+            range(step * each + self.rank, min((step + 1) * each, len(batches)), self.world)
+            for step in range(first, steps)
+        ]
+        loaded = self._load([(epoch, batches[i]) for share in shares for i in share])
+        before = len(self.problems)
+        for step, share in enumerate(shares, start=first):
+            batches_of_step = [batch for _ in share if (batch := self._accept(*next(loaded))) is not None]
+            if self.training:
+                self._position = (epoch, step + 1) if step + 1 < steps else (epoch + 1, 0)
+            if batches_of_step or self.training:
+                yield batches_of_step
+        self._end_of_epoch(before)
+
+    def _batches(self, epoch: int) -> list[Rows]:
+        """The plan of an epoch, kept until another one is asked for."""
+        if self._plan[0] != epoch:
+            self._plan = epoch, plan(self.index.durations, self._plan_config, seed=self.seed, epoch=epoch)
+        return self._plan[1]
+
+    def _load(self, keys: list[Key]) -> Iterator[Loaded]:
+        """Reads micro-batches in order, here or in workers that live as long as the loader."""
+        if not self.config.num_workers:
+            return map(self._reader.__getitem__, keys)
+        self._keys.keys = keys
+        if self._workers is None:
+            self._workers = DataLoader(
+                self._reader,
+                batch_size=None,
+                sampler=self._keys,
+                num_workers=self.config.num_workers,
+                persistent_workers=True,
+                generator=torch.Generator(),  # or each epoch would draw from the global one
+            )
+        return iter(self._workers)
+
+    def _accept(self, batch: Batch | None, failures: list[tuple[int, str]]) -> Batch | None:
+        """Books what was loaded and reports what could not be, once."""
+        for number, cause in failures:
+            if number not in self._bad:
+                self._bad.add(number)
+                row = self.index.row(number)
+                self.problems.append(Problem(row.source, row.line, cause))
+                if not self.config.skip_bad:
+                    report(self.problems, len(self.index), skip_bad=False)
+                if len(self.problems) <= SHOWN:
+                    log.warning("%s", self.problems[-1])
+        self._loaded += 0 if batch is None else len(batch.rows)
+        if not self._loaded and len(self._bad) >= HOPELESS:
+            self._give_up()
+        return batch
+
+    def _end_of_epoch(self, before: int) -> None:
+        if self._bad and not self._loaded:
+            self._give_up()
+        if len(self.problems) > before:
+            log.warning("left out %d of %d utterances in all", len(self.problems), len(self.index))
+
+    def _give_up(self) -> None:
+        raise DataError(f"none of {len(self._bad)} utterances could be used; the first: {self.problems[0]}")
+
+
+class Reader(Dataset[Loaded]):
+    """Makes micro-batches: recordings, tokens, padding. Runs in the workers.
+
+    Args:
+        index: the utterances.
+        config: how they are read.
+        encode: target text -> tokens or class number.
+        seed: of the augmentation; None for none.
+    """
+
+    def __init__(self, index: Index, config: DataConfig, encode: Encode, seed: int | None) -> None:
+        cache_mb = config.cache_mb / max(1, config.num_workers)
+        self.index, self.encode, self.seed = index, encode, seed
+        self.kinds = config.augment.chosen if seed is not None else ()
+        self.recordings = Recordings(config.rate, channel=config.channel, cache_mb=cache_mb)
+
+    def __getitem__(self, key: Key) -> Loaded:
+        """Returns the micro-batch of some rows, None if none of them can be used, and what is wrong with the others."""
+        epoch, numbers = key
+        clips, targets, rows, failures = [], [], [], []
+        for number, row in zip(numbers.tolist(), self.index.rows(numbers), strict=True):
+            try:
+                tokens = self.encode(row.target)
+                clip = self.recordings.piece(row.audio, row.offset, row.duration)
+            except DataError as error:
+                failures.append((number, str(error)))
+                continue
+            if self.kinds and self.seed is not None:
+                clip = augment(clip, self.recordings.rate, self.kinds, seed=self.seed, epoch=epoch, row=number)
+            clips.append(clip)
+            targets.append(tokens)
+            rows.append(number)
+        return (collate(clips, targets, rows, self.recordings.rate) if rows else None), failures
+
+
+def collate(clips: Sequence[Signal], targets: Sequence[Sequence[int]], rows: Sequence[int], rate: int) -> Batch:
+    """Returns a batch of clips (S_i,) and tokens (U_i,), padded with zeros to the longest."""
+    audio, audio_len = _padded(clips, np.float32)
+    tokens, target_len = _padded(targets, np.int64)
+    return Batch(audio, audio_len, tokens, target_len, torch.tensor(rows), rate)
+
+
+def _padded(sequences: Sequence[Any], dtype: type[np.generic]) -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = [len(sequence) for sequence in sequences]
+    padded = np.zeros((len(sequences), max(lengths)), dtype)
+    for line, sequence, length in zip(padded, sequences, lengths, strict=True):
+        line[:length] = sequence
+    return torch.from_numpy(padded), torch.tensor(lengths)
+
+
+class _Keys(Sampler[Key]):
+    """Hands the workers the micro-batches of the epoch that is asked for now."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)

@@ -1,0 +1,252 @@
+"""Manifests in: JSON lines become one columnar index, and what is wrong with a line is said.
+
+A manifest has one JSON object a line: ``audio_filepath`` (or ``audio_filename``), ``duration``, ``text`` or ``label``
+(or ``command``), ``offset``, and any further keys. Audio paths are relative to the manifest. The index is an Arrow
+table in a file of the cache, memory-mapped: no Python object stands for an utterance, and a million of them cost no
+memory of the process. The file's name is a hash of what the manifests hold, so an index is never stale.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from anemone.config import nearest
+from anemone.data.jsonlines import OWN, parse, text_of
+from anemone.errors import DataError
+
+VERSION = 1  # of the index's layout; another number makes all cached indexes unknown
+SHOWN = 20  # problems written out before the rest is only counted
+ASSETS = Path(__file__).parents[1] / "assets"
+
+log = logging.getLogger("anemone.data")
+
+
+class Row(NamedTuple):
+    """One utterance.
+
+    Attributes:
+        audio: the recording.
+        offset: seconds into it.
+        duration: seconds.
+        target: its text or label.
+        source: the manifest.
+        line: its line there, from 1.
+    """
+
+    audio: Path
+    offset: float
+    duration: float
+    target: str
+    source: str
+    line: int
+
+
+class Problem(NamedTuple):
+    """An utterance that cannot be used: where it stands and why."""
+
+    file: str
+    line: int
+    cause: str
+
+    def __str__(self) -> str:
+        """``file:line: cause``."""
+        return f"{self.file}:{self.line}: {self.cause}"
+
+
+class Index:
+    """The utterances of some manifests, by columns.
+
+    Attributes:
+        table: columns ``@audio``, ``@offset``, ``@duration``, ``@target``, ``@source``, ``@line``; then further keys.
+        problems: the lines that were left out.
+        fingerprint: hash of what the manifests hold.
+        durations: (N,) float32 seconds.
+    """
+
+    def __init__(self, table: pa.Table, path: Path | None = None) -> None:
+        self.table, self.path = table, path
+        notes = json.loads(table.schema.metadata[b"anemone"])
+        self.problems = [Problem(*problem) for problem in notes["problems"]]
+        self.fingerprint: str = notes["fingerprint"]
+        self._sources: list[str] = notes["sources"]
+        self.durations: npt.NDArray[np.float32] = table["@duration"].to_numpy().astype(np.float32)
+
+    @classmethod
+    def read(
+        cls, manifests: Sequence[str | Path], *, target: Literal["text", "label"], skip_bad: bool = True
+    ) -> "Index":
+        """Reads manifests, or finds their index in the cache.
+
+        Args:
+            manifests: paths; ``assets/...`` is looked up inside the package.
+            target: the key a task learns from.
+            skip_bad: whether to leave out bad lines with a report, or to refuse them.
+
+        Raises:
+            DataError: no such manifest, no usable line in all of them, or a bad line where these are refused.
+        """
+        paths = [find_manifest(manifest) for manifest in manifests]
+        hashes = [_hash(path) for path in paths]
+        home = os.path.expanduser("~")
+        key = json.dumps([VERSION, target, home, [[str(p.absolute()), h] for p, h in zip(paths, hashes, strict=True)]])
+        path = cache_folder() / "index" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
+        index = cls._open(path)
+        if index is None:
+            table = _build(paths, target, hashlib.sha256("".join(hashes).encode()).hexdigest()[:16])
+            index = cls._store(table, path)
+        report(index.problems, len(index) + len(index.problems), skip_bad=skip_bad)
+        if not len(index):
+            names = ", ".join(f"`{path}`" for path in paths)
+            raise DataError(f"{names or 'the list of manifests'} must hold utterances, but there is none to use.")
+        return index
+
+    @classmethod
+    def _open(cls, path: Path) -> "Index | None":
+        """The index in a file, memory-mapped; None if there is none, or a broken one."""
+        try:
+            with pa.memory_map(os.fspath(path)) as file:
+                return cls(pa.ipc.open_file(file).read_all(), path)
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError):
+            return None
+
+    @classmethod
+    def _store(cls, table: pa.Table, path: Path) -> "Index":
+        """Writes a table beside its place, moves it there in one step and opens it; keeps it in memory if it cannot."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+                with pa.ipc.new_file(file, table.schema) as writer:
+                    writer.write_table(table)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except OSError as error:
+            log.warning("the index of the manifests cannot be kept in %s (%s): it stays in memory", path.parent, error)
+            return cls(table)
+        return cls._open(path) or cls(table)
+
+    def __len__(self) -> int:
+        """Number of utterances."""
+        return len(self.durations)
+
+    def row(self, i: int) -> Row:
+        """Returns utterance ``i``."""
+        return self.rows([i])[0]
+
+    def rows(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> list[Row]:
+        """Returns some utterances, in the order asked for."""
+        take = pa.array(numbers, pa.int64())
+        columns = [self.table[name].take(take).to_pylist() for name in (*OWN, "@source")]
+        return [Row(Path(a), o, d, t, self._sources[s], n) for a, o, d, t, n, s in zip(*columns, strict=True)]
+
+    @property
+    def labels(self) -> list[str]:
+        """The different targets, sorted."""
+        return sorted(pc.unique(self.table["@target"]).to_pylist())
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the further columns: the manifests' keys that the index itself does not need."""
+        return [name for name in self.table.column_names if name not in {*OWN, "@source"}]
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Returns a further column; null where a line has no such key.
+
+        A key whose values have no type in common is a column of strings: strings as they are, others as JSON.
+
+        Raises:
+            DataError: no line has such a key.
+        """
+        if name not in self.columns:
+            raise DataError(f"`{name}` is not a further column of the manifests.{nearest(name, self.columns)}")
+        return self.table[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the same file; a table without one travels."""
+        return (_reopen, (self.path,)) if self.path else (Index, (self.table,))
+
+
+def _reopen(path: Path) -> Index:
+    index = Index._open(path)
+    if index is None:
+        raise DataError(f"`{path}` must be an index that the main process wrote, but cannot be opened.")
+    return index
+
+
+def find_manifest(path: str | Path) -> Path:
+    """Returns where a manifest lies: ``assets/...`` inside the package, ``~/...`` at home, others as they are.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    text = os.path.expanduser(path)
+    found = ASSETS / text.removeprefix("assets/") if text.startswith("assets/") else Path(text)
+    if not found.is_file():
+        siblings = [os.fspath(other) for other in found.parent.glob("*.json*")]
+        raise DataError(f"`{path}` must be a manifest that exists.{nearest(os.fspath(found), siblings)}")
+    return found
+
+
+def cache_folder() -> Path:
+    """Where derived data is kept: ``$ANEMONE_CACHE``, or ``~/.cache/anemone``."""
+    return Path(os.environ.get("ANEMONE_CACHE") or Path.home() / ".cache" / "anemone")
+
+
+def report(problems: Sequence[Problem], total: int, *, skip_bad: bool) -> None:
+    """Says which utterances are left out and why, or refuses them.
+
+    Raises:
+        DataError: there is a problem and ``skip_bad`` is false.
+    """
+    if not problems:
+        return
+    if not skip_bad:
+        more = f" ({len(problems)} such utterances)" if len(problems) > 1 else ""
+        raise DataError(f"{problems[0]}{more} Mend or remove them, or set `data.skip_bad=true` to leave them out.")
+    for problem in problems[:SHOWN]:
+        log.warning("%s", problem)
+    log.warning("left out %d of %d utterances%s", len(problems), total, "" if len(problems) <= SHOWN else ", as above")
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _build(paths: Sequence[Path], target: str, fingerprint: str) -> pa.Table:
+    """Parses the manifests into one table of one chunk a column."""
+    parts, problems = [], []
+    for number, path in enumerate(paths):
+        part, causes = parse(path.read_bytes(), path.absolute().parent, target)
+        parts.append(part.append_column("@source", pa.array(np.full(len(part), number, np.int32))))
+        problems += [(os.fspath(path), line, cause) for line, cause in causes]
+    notes = {"problems": problems, "fingerprint": fingerprint, "sources": [os.fspath(path) for path in paths]}
+    return _joined(parts).combine_chunks().replace_schema_metadata({"anemone": json.dumps(notes)})
+
+
+def _joined(parts: list[pa.Table]) -> pa.Table:
+    """One table of several; a key with different types in different manifests becomes strings."""
+    try:
+        return pa.concat_tables(parts, promote_options="permissive")
+    except pa.ArrowException:
+        kinds: dict[str, set[str]] = {}
+        for field in (field for part in parts for field in part.schema):
+            kinds.setdefault(field.name, set()).add(str(field.type))
+        for name in [name for name, types in kinds.items() if len(types) > 1]:
+            parts = [_as_text(part, name) if name in part.column_names else part for part in parts]
+        return pa.concat_tables(parts, promote_options="default")
+
+
+def _as_text(table: pa.Table, name: str) -> pa.Table:
+    values = pa.array([text_of(value) for value in table[name].to_pylist()], pa.string())
+    return table.set_column(table.column_names.index(name), name, values)
