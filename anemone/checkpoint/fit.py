@@ -1,0 +1,153 @@
+"""Puts tensors into modules: all of them, exactly, or those of one part, with a report of what was done."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from anemone.checkpoint.archive import Archive, read_archive
+from anemone.checkpoint.registry import resolve
+from anemone.config import nearest
+from anemone.errors import ArchiveError
+
+MAX_LISTED = 20  # complaints in one message
+
+
+class Report(NamedTuple):
+    """What became of each tensor when a part was loaded."""
+
+    matched: tuple[str, ...]
+    """Names in the model that got their values as they were."""
+
+    reshaped: dict[str, str]
+    """Name -> which axes of size one came or went, as between a convolution of width one and a linear layer."""
+
+    skipped: dict[str, str]
+    """Name -> why it was left as it was, or why it was not used."""
+
+    def __str__(self) -> str:
+        rows = [("matched", f"{len(self.matched)} tensors", "")]
+        rows += [("reshaped", name, how) for name, how in self.reshaped.items()]
+        rows += [("skipped", name, why) for name, why in self.skipped.items()]
+        widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+        return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows)
+
+
+def load_tensors_into(module: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """Copies tensors into the parameters and buffers of the same names.
+
+    Floating types are converted to the module's own. A module on the meta device takes the tensors themselves.
+
+    Args:
+        module: where they go.
+        tensors: name -> values.
+        strict: whether every name must be on both sides; if not, those on one side only are left alone.
+
+    Raises:
+        ArchiveError: a shape or kind of number differs, or (if strict) a name is missing or unknown; lists them all.
+    """
+    own = module.state_dict()
+    wrong = {name: _misfit(own[name], tensors[name]) for name in own if name in tensors}
+    problems = [f"`{name}` {why}." for name, why in wrong.items() if why]
+    if strict:
+        problems += [
+            f"`{name}` is missing in the archive.{nearest(name, tensors)}" for name in own if name not in tensors
+        ]
+        problems += [f"`{name}` is not in the model.{nearest(name, own)}" for name in tensors if name not in own]
+    if problems:
+        more = [f"... and {len(problems) - MAX_LISTED} more."] if len(problems) > MAX_LISTED else []
+        lines = "\n  ".join(problems[:MAX_LISTED] + more)
+        raise ArchiveError(f"the tensors do not fit {type(module).__name__}:\n  {lines}")
+    _put(module, {name: tensors[name] for name in own if name in tensors})
+
+
+def load_part(model: nn.Module, part: str, source: str | Path | Archive, *, source_part: str | None = None) -> Report:
+    """Loads one part of a model, such as its encoder, from another model; prints and returns what was done.
+
+    A tensor whose shape differs only by axes of size one is reshaped; one that differs otherwise is skipped.
+
+    Args:
+        model: where the part is; the rest of it stays as it is.
+        part: name of a submodule, "encoder"; the outer names may be left out where only one submodule ends so.
+        source: an archive, its path, or the name of a pretrained model.
+        source_part: the part's name in the source, if it has another name there.
+
+    Raises:
+        ArchiveError: the part is in one of the two only, or nothing of it fits.
+    """
+    archive = source if isinstance(source, Archive) else read_archive(resolve(source))
+    target = model.get_submodule(_path(part, {name for name, _ in model.named_modules()}, "the model"))
+    there = _path(source_part or part, _prefixes(archive.tensors), "the source")
+    given = {name.removeprefix(f"{there}."): t for name, t in archive.tensors.items() if name.startswith(f"{there}.")}
+    own = target.state_dict()
+    matched, reshaped, fitting = [], {}, {}
+    skipped = {name: "not in the source" for name in own if name not in given}
+    for name, tensor in given.items():
+        if name not in own:
+            skipped[name] = "not in the model"
+        elif not (why := _misfit(own[name], tensor)):
+            matched.append(name)
+            fitting[name] = tensor
+        elif how := _reshaping(own[name], tensor):
+            reshaped[name] = how
+            fitting[name] = tensor.reshape(own[name].shape)
+        else:
+            skipped[name] = why
+    report = Report(tuple(matched), reshaped, skipped)
+    if not fitting:
+        raise ArchiveError(f"nothing of `{part}` fits:\n{report}")
+    _put(target, fitting)
+    print(f"{part}:\n{report}")
+    return report
+
+
+def _put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Loads what is known to fit; a module without data adopts the tensors."""
+    own = module.state_dict()
+    meta = any(own[name].is_meta for name in tensors)
+    values = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
+    module.load_state_dict(values, strict=False, assign=meta)
+
+
+def _misfit(own: Tensor, given: Tensor) -> str:
+    """Why a tensor cannot be loaded as it is; empty if it can."""
+    if own.shape != given.shape:
+        return f"must be {list(own.shape)}, but is {list(given.shape)} instead"
+    if _number(own.dtype) != _number(given.dtype):
+        return f"must be {own.dtype}, but is {given.dtype} instead"
+    return ""
+
+
+def _number(dtype: torch.dtype) -> str:
+    """Kinds of numbers between which nothing is converted silently."""
+    if dtype.is_floating_point:
+        return "floating"
+    return "complex" if dtype.is_complex else "bool" if dtype == torch.bool else "whole"
+
+
+def _reshaping(own: Tensor, given: Tensor) -> str:
+    """How a tensor becomes the model's by adding or dropping axes of size one; empty if it cannot."""
+    same = [n for n in own.shape if n != 1] == [n for n in given.shape if n != 1]
+    if not same or _number(own.dtype) != _number(given.dtype):
+        return ""
+    return f"{list(given.shape)} -> {list(own.shape)}, axes of size one"
+
+
+def _prefixes(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Names of all modules that hold tensors."""
+    parts = [name.split(".") for name in tensors]
+    return {".".join(part[:i]) for part in parts for i in range(1, len(part))}
+
+
+def _path(part: str, names: set[str], what: str) -> str:
+    """The one name that is ``part`` or ends in it; the outermost if they lie within each other."""
+    ends = sorted((name for name in names if f".{name}".endswith(f".{part}")), key=lambda name: name.count("."))
+    if not ends:
+        outer = sorted({name for name in names if name and name.count(".") <= 1})
+        raise ArchiveError(f"`{part}` is no part of {what}.{nearest(part, names)} It has: {', '.join(outer[:20])}.")
+    level = ends[0].count(".")
+    if part not in names and len(ends) > 1 and ends[1].count(".") == level:
+        raise ArchiveError(f"`{part}` may be any of {', '.join(ends)} in {what}: give the whole name.")
+    return part if part in names else ends[0]
