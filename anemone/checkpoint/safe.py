@@ -5,7 +5,7 @@
 
 import re
 import zipfile
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 import yaml
@@ -23,14 +23,27 @@ MAX_YAML = 2 << 20  # bytes
 # --- YAML -------------------------------------------------------------------------------------------------------------
 
 
+PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+
+
 class _Loader(yaml.SafeLoader):
-    """Values only: no tags that name Python objects, and no aliases, which can swell without end."""
+    """Plain values only: no tags that name Python objects, no dates, and no aliases, which can swell without end."""
+
+    yaml_constructors: ClassVar[Any] = {
+        tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag in PLAIN or tag is None
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem=f"the alias `*{event.anchor}`", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in PLAIN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def load_tree(data: bytes, where: str) -> dict[str, Any]:
