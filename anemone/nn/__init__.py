@@ -1,1 +1,7 @@
-"""Room: nn."""
+"""Bricks used by two or more models. States are laid out (B, T, D): batch, frames, width.
+
+encoded.py    what an encoder gives: states and their lengths
+depthwise.py  depthwise convolution over time
+conv.py       the convolutional block of Jasper and QuartzNet, and a stack of them
+heads.py      from encoder states to log-probabilities of labels (CTC) or scores of classes
+"""

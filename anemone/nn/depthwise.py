@@ -1,0 +1,115 @@
+"""Depthwise convolution over time on (B, T, D), with a backward pass that is quick on CPUs.
+
+PyTorch's own depthwise convolution takes 20 times as long on (B, D, T) as on (B, T, D) (oneDNN has a vector kernel for
+channels-last images), but the gradient of the kernel is slow in both layouts. That gradient is itself a depthwise
+convolution: of the input, with the output's gradient as one long kernel. Written so, and cut into pieces so that the
+kernels stay in the cache, it goes through the quick path too. A dilated convolution is the plain one on interleaved
+frames.
+"""
+
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anemone.types import Hidden
+
+PIECE = 256  # frames of one piece of the kernel's gradient
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution: ``y[b, t, d] = sum_k weight[d, 0, k] x[b, stride t + dilation (k - K // 2), d]``.
+
+    Frames outside the input count as zero.
+
+    Example:
+        >>> DepthwiseConv(16, kernel=5, stride=2)(torch.zeros(1, 9, 16)).shape
+        torch.Size([1, 5, 16])
+
+    Args:
+        d_model: width of input and output.
+        kernel: frames the kernel spans, odd.
+        stride: step of the output, in frames.
+        dilation: step of the kernel, in frames.
+    """
+
+    def __init__(self, d_model: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        assert kernel % 2 == 1, kernel
+        self.d_model, self.stride, self.dilation = d_model, stride, dilation
+        self.weight = nn.Parameter(torch.empty(d_model, 1, kernel))
+        nn.init.kaiming_uniform_(self.weight, nonlinearity="linear")
+
+    def forward(self, x: Hidden[Tensor, "B T D={self.d_model}"]) -> Hidden[Tensor, "B T' D={self.d_model}"]:
+        """Returns every ``stride``-th frame of the convolution, ``ceil(T / stride)`` in all.
+
+        Args:
+            x: states.
+        """
+        return depthwise_conv(x, self.weight, stride=self.stride, dilation=self.dilation)
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor:
+    """Returns the formula of `DepthwiseConv`: what ``conv1d(groups=D)`` gives, in another layout.
+
+    Args:
+        x: (B, T, D).
+        weight: (D, 1, K), K odd.
+        stride: step of the output, in frames.
+        dilation: step of the kernel, in frames.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    if dilation > 1:
+        batch, frames, width = x.shape
+        x = F.pad(x, (0, 0, 0, -frames % dilation)).view(batch, -1, dilation, width)
+        x = x.transpose(1, 2).flatten(0, 1)  # (B, T / d, d, D) -> (B d, T / d, D)
+        y = depthwise_conv(x, weight).view(batch, dilation, -1, width)
+        y = y.transpose(1, 2).flatten(1, 2)[:, :frames]
+        return y[:, ::stride]
+    if x.device.type == "cpu" and torch.is_grad_enabled():
+        every: Tensor = _DepthwiseConv.apply(x, weight)  # type: ignore[no-untyped-call]
+        return every[:, ::stride]
+    return _correlate(x, weight, stride)
+
+
+def _correlate(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    image = x.transpose(1, 2).unsqueeze(2)  # (B, T, D) -> (B, D, 1, T), channels last
+    pad, groups = (0, weight.shape[2] // 2), weight.shape[0]
+    return F.conv2d(image, weight.unsqueeze(2), stride=(1, stride), padding=pad, groups=groups).squeeze(2).mT
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    """`_correlate` with its own gradients."""
+
+    @staticmethod
+    def forward(x: Hidden[Tensor, "B T D"], weight: Annotated[Tensor, "D 1 K"]) -> Tensor:
+        return _correlate(x, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad_x = _correlate(grad, weight.flip(2)) if ctx.needs_input_grad[0] else None
+        grad_weight = _weight_gradient(x, grad, weight.shape[2]) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight
+
+
+def _weight_gradient(x: Tensor, grad: Tensor, size: int) -> Tensor:
+    """Returns ``g[d, 0, k] = sum_bt x[b, t + k - K // 2, d] grad[b, t, d]``, (D, 1, K)."""
+    batch, frames, width = x.shape
+    half, pieces = size // 2, -(-frames // PIECE)
+    piece = -(-frames // pieces)
+    rest = pieces * piece - frames
+    x = F.pad(x, (0, 0, half, half + rest)).unfold(1, piece + 2 * half, piece)  # (B, P, D, piece + K - 1)
+    kernel = F.pad(grad, (0, 0, 0, rest)).view(batch, pieces, piece, width)
+    channels = batch * pieces * width
+    x = x.permute(3, 0, 1, 2).reshape(-1, channels)
+    kernel = kernel.permute(2, 0, 1, 3).reshape(piece, channels)
+    out = F.conv2d(x.t()[None, :, None], kernel.t()[:, None, None], groups=channels)  # (1, B P D, 1, K)
+    return out.view(batch * pieces, width, size).sum(0).unsqueeze(1)

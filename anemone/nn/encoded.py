@@ -1,0 +1,25 @@
+"""What every speech encoder gives, and which frames of it are valid."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anemone.types import Acoustic, Frames
+
+
+class Encoded(NamedTuple):
+    """States of an encoder of width ``d_model``, and how many frames of each are valid."""
+
+    x: Acoustic[Tensor, "B T' D={self.d_model}"]
+    x_len: Frames[Tensor, "B"]
+
+
+def keep_mask(x_len: Tensor, num_frames: int) -> Tensor:
+    """Returns (B, T, 1) bool, True on the valid frames.
+
+    Args:
+        x_len: valid frames per item, (B,).
+        num_frames: T.
+    """
+    return (torch.arange(num_frames, device=x_len.device) < x_len[:, None]).unsqueeze(2)
