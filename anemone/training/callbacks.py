@@ -1,0 +1,221 @@
+"""What happens around steps: when to stop, what to log, when to evaluate and save, and what a finished run leaves.
+
+The order matters: a step is logged, then evaluated, then saved, so that a checkpoint always comes after the rows of its
+step, and a run that is killed between two of them says each row once.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from anemone import tasks
+from anemone.checkpoint.atomic import standing
+from anemone.checkpoint.fit import load_tensors_into
+from anemone.data.manifest import Index
+from anemone.training import ranks
+from anemone.training.loggers import SPEED, MetricsTable
+from anemone.training.module import TrainingModule
+from anemone.training.resume import checkpoints, prune, read_checkpoint
+from anemone.training.run import write_json
+
+log = logging.getLogger("anemone.training")
+
+
+class EachStep(Callback):
+    """A callback that acts after each step, by its method `after_step`."""
+
+    def after_step(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Acts."""
+        raise NotImplementedError
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object = None,
+        batch: object = None,
+        batch_idx: int = 0,
+    ) -> None:
+        """Calls `after_step`."""
+        self.after_step(trainer, cast(TrainingModule, pl_module))
+
+
+class Stopping(EachStep):
+    """Ends training after the last step, after so many minutes, or when the process is asked to end.
+
+    SIGTERM and Ctrl-C let the step end, save, and leave; a second Ctrl-C leaves at once.
+    """
+
+    def __init__(self, max_minutes: float | None) -> None:
+        self.max_minutes = max_minutes
+        self.asked = False
+        self.began = self.before = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the signals over from Lightning, which gives them back when it ends; leaves at once if all is done."""
+        module = cast(TrainingModule, pl_module)
+        self.began, self.before = time.monotonic(), module.ledger.minutes
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._ask)
+        if module.engine.steps >= module.total_steps or self._late(module):
+            module.stop, trainer.should_stop = "finished", True
+
+    def after_step(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Decides, alike on all ranks, whether this step is the last."""
+        module.ledger.minutes = self.before + (time.monotonic() - self.began) / 60
+        late, asked = ranks.any_rank([self._late(module), self.asked], module.device)
+        if module.engine.steps >= module.total_steps or late:
+            module.stop = "finished"
+        elif asked:
+            module.stop = "asked"
+        if module.stop:
+            trainer.should_stop = True
+
+    def _late(self, module: TrainingModule) -> bool:
+        return self.max_minutes is not None and module.ledger.minutes >= self.max_minutes
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Metrics(EachStep):
+    """Logs loss, rate and gradient norm, and speeds.
+
+    Args:
+        every: steps between two rows.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def after_step(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Logs the mean loss of the steps since the last row."""
+        if module.engine.steps % self.every and module.stop != "finished":
+            return
+        ledger, meter = module.ledger, module.meter
+        row = {
+            "train/loss": ledger.total / max(ledger.count, 1.0),
+            "train/lr": module.engine.optimizer.param_groups[0]["lr"],
+            "train/grad_norm": module.result.grad_norm,
+            "train/epoch": float(ledger.epoch),
+            "train/skipped": float(ledger.skipped),
+            f"{SPEED}data_share": meter.data_share,
+            f"{SPEED}audio_seconds_per_second": meter.audio_rate,
+            f"{SPEED}steps_per_second": meter.step_rate,
+        }
+        ledger.total = ledger.count = 0.0
+        log_row(trainer, row, module.engine.steps)
+
+
+class Evaluations(EachStep):
+    """Measures the task on the validation sets, with averaged weights where there are some.
+
+    Args:
+        sets: by name of the set.
+        every: steps between two evaluations; None for after each epoch.
+        monitor: the metric that says what is best, and "max" or "min".
+    """
+
+    def __init__(self, sets: Mapping[str, Index], *, every: int | None, monitor: tuple[str, str]) -> None:
+        self.sets, self.every, self.monitor = sets, every, monitor
+
+    def after_step(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Evaluates if it is time, and after the last step."""
+        due = trainer.is_last_batch if self.every is None else module.engine.steps % self.every == 0
+        if not self.sets or not (due or module.stop == "finished"):
+            return
+        metrics = module.evaluate(self.sets)
+        module.ledger.metrics = metrics
+        log_row(trainer, metrics, module.engine.steps)
+        log.info(
+            "step %d  %s", module.engine.steps, "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        )
+        name, way = f"{next(iter(self.sets))}/{self.monitor[0]}", self.monitor[1]
+        best, sign = module.ledger.best, 1 if way == "max" else -1
+        if not best or sign * metrics[name] > sign * best[name]:
+            module.ledger.best = {"step": module.engine.steps, **metrics}
+        module.meter.pause()
+
+
+class Checkpoints(EachStep):
+    """Saves all that a run goes on from.
+
+    Args:
+        folder: of the checkpoints.
+        every: steps between two saves.
+        keep: how many stay.
+        keep_best: whether that of the best evaluation stays, too.
+    """
+
+    def __init__(self, folder: Path, *, every: int, keep: int, keep_best: bool) -> None:
+        self.folder, self.every, self.keep, self.keep_best = folder, every, keep, keep_best
+
+    def after_step(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Saves if it is time, after a best evaluation, and when training ends."""
+        step = module.engine.steps
+        best = {int(module.ledger.best["step"])} if self.keep_best and module.ledger.best else set()
+        if step % self.every and not module.stop and step not in best:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsTable):
+                logger.save()
+        module.save(self.folder)
+        if ranks.rank() == 0:
+            prune(self.folder, set(sorted(checkpoints(self.folder))[-self.keep :]) | best)
+        module.meter.pause()
+
+
+class Finish(Callback):
+    """Leaves the finished model: chosen weights, metrics of all sets, archive.
+
+    Args:
+        folder: of the run.
+        sets: by name of the set: what is measured at the end.
+        best: whether the weights of the best evaluation are chosen, or the last.
+    """
+
+    def __init__(self, folder: Path, sets: Mapping[str, Index], *, best: bool) -> None:
+        self.folder, self.sets, self.best = folder, sets, best
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures and writes, if training is done and not only interrupted."""
+        module = cast(TrainingModule, pl_module)
+        if module.stop != "finished":
+            log.info("Stopped at step %d of %d; the same command goes on.", module.engine.steps, module.total_steps)
+            return
+        metrics = dict(module.ledger.metrics)
+        if self.best and module.ledger.best:
+            metrics = self._choose_best(module)
+        metrics |= module.evaluate(self.sets)
+        module.ledger.metrics = metrics
+        module.engine.settle()
+        if ranks.rank() == 0:
+            write_json(self.folder / "results.json", {"steps": module.engine.steps, "metrics": metrics})
+            tasks.save(module.task, self.folder / "model.anemone")
+        log.info("Finished after %d steps: `%s`.", module.engine.steps, self.folder / "model.anemone")
+
+    def _choose_best(self, module: TrainingModule) -> dict[str, float]:
+        """Puts in the weights of the best evaluation."""
+        best = dict(module.ledger.best)
+        step = int(best.pop("step"))
+        if step != module.engine.steps:
+            saved = read_checkpoint(standing(self.folder / "checkpoints" / f"step_{step}"))
+            load_tensors_into(module.task, saved.model)
+            module.engine.load_state_dict(saved.state["engine"])
+        return best
+
+
+def log_row(trainer: Trainer, row: Mapping[str, float], step: int) -> None:
+    """Gives a row to all loggers."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(row), step)

@@ -1,0 +1,283 @@
+"""One optimizer step, in plain PyTorch: forward, backward, sum over ranks, clip, step, average.
+
+A step takes the micro-batches that this rank has of one global step and moves the weights once, by the gradient of
+sum of losses / global count, so that accumulation and ranks change nothing but speed. Randomness is a pure function of
+(seed, step, number of the micro-batch): a forward draws the same dropout and masks on any rank and after any
+interruption. A whole training loop, without Lightning:
+
+    engine = Engine(task, optim.build(task), schedule.build(total_steps), clip_norm=1.0)
+    for micro_batches in loader:
+        print(engine.step(micro_batches).loss)
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from anemone.data.batch import Batch
+from anemone.errors import TrainingError
+from anemone.losses import LossSum
+from anemone.tasks.task import Task, inference
+from anemone.training import ranks
+from anemone.training.averages import AveragedWeights, RunningStatistics
+from anemone.training.precision import precision as find_precision
+from anemone.training.schedules import Schedule
+
+log = logging.getLogger("anemone.training")
+
+Skipped = Literal["", "empty", "overflow", "loss", "gradient"]
+
+SHOWN = 8
+"""Utterances named in one message."""
+
+
+class StepResult(NamedTuple):
+    """What a step did."""
+
+    loss: float
+    """Sum of losses / global count."""
+
+    total: float
+    """Sum of the losses of all ranks."""
+
+    count: float  # type: ignore[assignment]  # a tuple has a method of that name
+    """What it was summed over, utterances or tokens as the task says."""
+
+    grad_norm: float
+    """Of the gradient of ``loss``, before clipping."""
+
+    factor: float
+    """The schedule's factor of the optimizer's rate."""
+
+    skipped: Skipped = ""
+    """Why the weights did not move: no utterance to learn from, float16 overflow, a loss or gradient not finite."""
+
+
+class Engine:
+    """Takes optimizer steps, and holds all that a step changes.
+
+    Args:
+        task: what to train, on its device.
+        optimizer: over its parameters; each group has ``base_lr``, which the schedule's factor multiplies.
+        schedule: factor of the rate at a step.
+        precision: a name out of `anemone.training.precision.PRECISIONS`.
+        clip_norm: a longer gradient is scaled down to this norm.
+        ema_decay: of the averaged weights that evaluation and archives use; 0 keeps none.
+        seed: of all randomness in forwards.
+        max_nonfinite: so many steps in a row without a finite loss and gradient are too many.
+        name_row: says where a row of the data comes from: manifest, line and path.
+        take: calls the optimizer's ``step``, for a shell that wants to know of it.
+
+    Raises:
+        ConfigError: the device does not have the precision.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        *,
+        precision: str = "32",
+        clip_norm: float | None = None,
+        ema_decay: float = 0.0,
+        seed: int = 0,
+        max_nonfinite: int = 10,
+        name_row: Callable[[int], str] = "row {}".format,
+        take: Callable[[], object] | None = None,
+    ) -> None:
+        self.task, self.optimizer, self.schedule = task, optimizer, schedule
+        self.clip_norm, self.seed = clip_norm, seed
+        self.max_nonfinite, self.name_row = max_nonfinite, name_row
+        self.take = take or optimizer.step
+        self.parameters = [p for p in task.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device
+        self.precision = find_precision(precision, self.device)
+        self.precision.prepare(self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.scaled)
+        self.steps = 0
+        """Steps so far, skipped ones too: the number of the next one."""
+        self.nonfinite = 0
+        """Steps in a row, up to now, without a finite loss and gradient."""
+        ranks.copy_from_first([*task.parameters(), *task.buffers()])
+        self.statistics = RunningStatistics(task)
+        self.average = AveragedWeights(task, ema_decay) if ema_decay else None
+
+    def step(self, micro_batches: Sequence[Batch]) -> StepResult:
+        """Takes one optimizer step, or skips it where the loss or its gradient is not finite.
+
+        Args:
+            micro_batches: this rank's share of the global step; may be empty where other ranks have some.
+
+        Raises:
+            TrainingError: too many steps in a row had no finite loss and gradient; names the utterances.
+        """
+        factor = self.schedule(self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.optimizer.zero_grad()
+        alone = ranks.world() == 1 and len(micro_batches) == 1
+        self.statistics.begin()
+        losses: list[LossSum] = []
+        for batch in micro_batches:
+            losses.append(self._backward(batch, losses))
+            if not alone:
+                self.statistics.collect()
+        total, count, norm = self._combine(losses, alone)
+        result = StepResult(total / max(count, 1.0), total, count, norm, factor, self._fault(total, count, norm))
+        if result.skipped:
+            self.statistics.undo()
+        else:
+            if not alone:
+                self.statistics.end(len(micro_batches))
+            self._move(norm)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        if result.skipped in ("loss", "gradient"):
+            self._complain(result, micro_batches, losses)
+        self.steps += 1
+        return result
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Evaluation mode, without gradients, under the precision and with the averaged weights."""
+        averaged = self.average.applied() if self.average else nullcontext()
+        with averaged, inference(self.task), self.precision.autocast(self.device):
+            yield
+
+    def settle(self) -> None:
+        """Puts the averaged weights into the task for good, where there are some."""
+        if self.average:
+            self.average.settle()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a step changes, beside the weights and buffers of the task."""
+        return {
+            "steps": self.steps,
+            "nonfinite": self.nonfinite,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state; call it after the task has its weights."""
+        self.steps, self.nonfinite = state["steps"], state["nonfinite"]
+        if state["optimizer"]:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
+    # --- the parts of a step ------------------------------------------------------------------------------------------
+
+    def _backward(self, batch: Batch, before: list[LossSum]) -> LossSum:
+        """Adds the gradient of sum of losses / unit, where the unit is the count of the first micro-batch here."""
+        seed_forward(mix(self.seed, self.steps, len(before) * ranks.world() + ranks.rank()), self.device)
+        with self.precision.autocast(self.device):
+            total, count = self.task.loss(batch.to(self.device))
+        self.scaler.scale(total / _unit(before or [LossSum(total, count)])).backward()  # type: ignore[no-untyped-call]
+        return LossSum(total.detach(), count.detach())
+
+    def _combine(self, losses: list[LossSum], alone: bool) -> tuple[float, float, float]:
+        """Makes each gradient that of sum / global count, over all ranks; returns sum, count and gradient norm."""
+        sums = torch.zeros(2, device=self.device)
+        for pair in losses:
+            sums += torch.stack([value.to(sums.dtype) for value in pair])
+        ranks.sum_together([sums])
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not alone:
+            torch._foreach_mul_(gradients, _unit(losses) / sums[1].clamp(min=1))
+            ranks.sum_together(gradients)
+        if self.scaler.is_enabled():
+            self.scaler.scale(sums)  # a rank without a micro-batch has not scaled anything yet
+            self.scaler.unscale_(self.optimizer)
+        norm = get_total_norm(gradients)
+        total, count, length = torch.cat([sums, norm.view(1)]).tolist()
+        return total, count, length
+
+    def _fault(self, total: float, count: float, norm: float) -> Skipped:
+        """Why the weights must not move; all ranks see the same numbers and decide alike."""
+        if count == 0:
+            return "empty"
+        if not math.isfinite(total):
+            return "loss"
+        if math.isfinite(norm):
+            return ""
+        return "overflow" if self.scaler.is_enabled() and self.scaler.get_scale() >= 1 else "gradient"
+
+    def _move(self, norm: float) -> None:
+        """Clips, steps, averages. The scaler decides nothing here: `_fault` has looked at every gradient."""
+        if self.clip_norm is not None and norm > self.clip_norm:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            torch._foreach_mul_(gradients, self.clip_norm / norm)
+        self.take()
+        if self.average:
+            self.average.update()
+        self.nonfinite = 0
+
+    def _complain(self, result: StepResult, micro_batches: Sequence[Batch], losses: list[LossSum]) -> None:
+        """Names the utterances of a step without a finite loss or gradient; stops the run if such steps go on."""
+        pairs = zip(micro_batches, losses, strict=True)
+        here = [row for batch, loss in pairs for row in self._suspects(batch, loss, result)]
+        rows = [row for found in ranks.gather(here) for row in found]
+        names = ", ".join(self.name_row(row) for row in rows[:SHOWN])
+        more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+        value = result.loss if result.skipped == "loss" else result.grad_norm
+        what = f"The {result.skipped} of step {self.steps} is {value}, so it is skipped. Utterances: {names}{more}."
+        self.nonfinite += 1
+        if self.nonfinite < self.max_nonfinite:
+            log.warning(what)
+            return
+        raise TrainingError(
+            f"{what} It is number {self.nonfinite} in a row and `trainer.max_nonfinite` allows no more: the run stops. "
+            "If it is always the same utterances, take them out of the manifest; else lower `optim.lr`, warm up for "
+            "longer, or set `trainer.clip_norm`."
+        )
+
+    def _suspects(self, batch: Batch, loss: LossSum, result: StepResult) -> list[int]:
+        """Rows of a micro-batch that have no finite loss even alone; all its rows where none is bad alone."""
+        rows: list[int] = batch.rows.tolist()
+        if result.skipped == "loss" and bool(torch.isfinite(loss[0])):
+            return []
+        guilty = []
+        with inference(self.task), self.precision.autocast(self.device):
+            for i, row in enumerate(rows):
+                one = batch._replace(**{name: getattr(batch, name)[i : i + 1] for name in batch._fields[:5]})
+                total, _ = self.task.loss(one.to(self.device))
+                guilty += [] if bool(torch.isfinite(total)) else [row]
+        return guilty or rows
+
+
+def mix(*numbers: int) -> int:
+    """A seed that differs wherever one of the numbers does, and looks random (the finalizer of SplitMix64)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state
+
+
+def seed_forward(seed: int, device: torch.device) -> None:
+    """Seeds the generators that a forward on the device draws from; `torch.manual_seed` takes 100 times as long."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def _unit(losses: Sequence[LossSum]) -> Tensor | float:
+    """What this rank divides its sums by before going backward, so that float16 gradients are of an ordinary size."""
+    return losses[0][1].detach().clamp(min=1) if losses else 1.0

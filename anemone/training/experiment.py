@@ -1,0 +1,184 @@
+"""An experiment: all settings of a run as one tree, and the run itself."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from anemone.config import must, of_kind
+from anemone.data.loader import DataConfig
+from anemone.decoding import DECODERS
+from anemone.features import FEATURES
+from anemone.losses import LOSSES
+from anemone.models import MODELS
+from anemone.tasks import TASKS
+from anemone.tasks.task import Task
+from anemone.training.evaluation import evaluate as evaluate
+from anemone.training.optim import OPTIMIZERS
+from anemone.training.precision import PrecisionName
+from anemone.training.schedules import SCHEDULES
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long training takes, on what, and what it looks after."""
+
+    max_steps: int | None = None
+    """Optimizer steps of the run; this or `max_epochs` must be set, as schedules run over them."""
+
+    max_epochs: int | None = None
+    """Passes over the training data; the run ends with the first of the two."""
+
+    max_minutes: float | None = None
+    """The run also ends after so many minutes of training, all sittings together."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+
+    devices: int = 1
+    """Processes on this machine, one for each GPU or share of the CPU; under torchrun its number holds."""
+
+    num_nodes: int = 1
+    """Machines; under torchrun its number holds."""
+
+    batches_per_step: int | None = None
+    """Micro-batches of an optimizer step over all processes; null takes one for each process the run starts with."""
+
+    clip_norm: float | None = None
+    """A gradient with a larger norm is scaled down to it."""
+
+    ema_decay: float = 0.0
+    """Decay of the averaged weights that evaluations and the archive use; 0 for none, 0.999 is usual."""
+
+    max_nonfinite: int = 10
+    """So many steps in a row with a loss or gradient that is not finite stop the run; fewer are skipped."""
+
+    log_every: int = 20
+    """Steps between two rows of metrics."""
+
+    eval_every: int | None = None
+    """Steps between two evaluations on the validation data; null for after each epoch."""
+
+    def __post_init__(self) -> None:
+        must(
+            bool(self.max_steps or self.max_epochs), "max_steps", "1 or more, where `max_epochs` is not", self.max_steps
+        )
+        for name in ("max_steps", "max_epochs", "batches_per_step", "eval_every"):
+            value = getattr(self, name)
+            must(value is None or value >= 1, name, "1 or more", value)
+        for name in ("devices", "num_nodes", "max_nonfinite", "log_every"):
+            must(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+        for name in ("max_minutes", "clip_norm"):
+            value = getattr(self, name)
+            must(value is None or value > 0, name, "above 0", value)
+        must(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1", self.ema_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the run is saved, and which weights it ends with."""
+
+    save_every: int = 500
+    """Steps between two saves."""
+
+    keep: int = 2
+    """How many training checkpoints stay."""
+
+    weights: Literal["last", "best"] = "last"
+    """Whether the archive gets the last weights or those of the best evaluation on the first validation set."""
+
+    def __post_init__(self) -> None:
+        must(self.save_every >= 1, "save_every", "1 or more", self.save_every)
+        must(self.keep >= 1, "keep", "1 or more", self.keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where the run lives and what it shows."""
+
+    folder: str
+    """Holds all that the run leaves. Where it holds a run already, that one goes on."""
+
+    seed: int = 0
+    """Of initial weights, order of the data, augmentation and dropout."""
+
+    resume: Literal["same", "changed"] = "same"
+    """Whether a run may go on with settings that differ in what matters from those it was started with."""
+
+    loggers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Further loggers; metrics.csv and TensorBoard are always there."""
+
+    project: str = "anemone"
+    """What the further loggers file the run under."""
+
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+    """How progress is shown; auto shows a bar in a terminal and a line now and then elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """The root of all settings of a run."""
+
+    task: Any = of_kind(TASKS)
+    """What the model is for."""
+
+    model: Any = of_kind(MODELS)
+    """The encoder."""
+
+    features: Any = of_kind(FEATURES)
+    """What the encoder sees."""
+
+    data: DataConfig
+    """What it learns from."""
+
+    loss: Any = of_kind(LOSSES, optional=True)
+    """What training makes small; the usual one of the task if null."""
+
+    decoding: Any = of_kind(DECODERS, optional=True)
+    """How scores are read; the usual way of the task if null."""
+
+    optim: Any = of_kind(OPTIMIZERS)
+    """What moves the weights."""
+
+    schedule: Any = of_kind(SCHEDULES)
+    """How its rate changes."""
+
+    precision: PrecisionName = "32"
+    """Number format of products; weights are float32 always."""
+
+    trainer: TrainerConfig
+    """How long, on what."""
+
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to save."""
+
+    run: RunConfig
+    """Where the run lives."""
+
+
+class TrainResult(NamedTuple):
+    """What a run came to."""
+
+    task: Task
+    """The trained task, on the CPU, in evaluation mode."""
+
+    folder: Path
+    """Of the run."""
+
+    metrics: dict[str, float]
+    """By "set/metric", of the last evaluation."""
+
+    finished: bool
+    """False if the run was asked to end before it was done."""
+
+
+def train(config: ExperimentConfig) -> TrainResult:
+    """Trains, evaluates and writes the archive; goes on where the run folder's last checkpoint stands.
+
+    Raises:
+        ConfigError: a setting is impossible here, or differs from those the run was started with.
+        DataError: the training data cannot be used.
+        TrainingError: the loss was not finite too many steps in a row.
+    """
+    from anemone.training.launch import launch
+
+    return launch(config)

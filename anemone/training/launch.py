@@ -1,0 +1,197 @@
+"""From an experiment to a finished run: data, task, run folder, Lightning, result."""
+
+import dataclasses
+import logging
+import os
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+
+from anemone import tasks
+from anemone.config import encode, must
+from anemone.data.loader import Loader
+from anemone.data.manifest import Index
+from anemone.tasks.classification import ClassificationConfig
+from anemone.tasks.task import Task
+from anemone.training import ranks
+from anemone.training.callbacks import Checkpoints, Evaluations, Finish, Metrics, Stopping
+from anemone.training.experiment import ExperimentConfig, TrainResult
+from anemone.training.loggers import build_loggers
+from anemone.training.module import TrainingModule
+from anemone.training.precision import precision
+from anemone.training.progress import ProgressBar, narration
+from anemone.training.resume import newest_checkpoint
+from anemone.training.run import describe_run, refuse_changes
+from anemone.training.strategy import Joined
+
+log = logging.getLogger("anemone.training")
+
+Sets = dict[str, Index]
+
+
+def launch(config: ExperimentConfig) -> TrainResult:
+    """Trains; see `anemone.training.experiment.train`."""
+    folder, console = Path(config.run.folder), Console()
+    device = torch.device(_accelerator(config))
+    precision(config.precision, device)
+    sets = read_sets(config)
+    config = complete(config, sets["train"])
+    tree = encode(config)
+    if config.run.resume == "same":
+        refuse_changes(folder, tree, sets["train"].fingerprint)
+    if ranks.is_first():
+        describe_run(folder, tree, sets)
+    with narration(folder, console):
+        found = newest_checkpoint(folder / "checkpoints")
+        start = found[0] if found else 0
+        task = build_task(config)
+        module = TrainingModule(
+            task,
+            config,
+            sets["train"],
+            total_steps=total_steps(config, task, sets["train"]),
+            checkpoint=found and found[1],
+        )
+        log.info("%s", announcement(module, folder, start))
+        trainer = Trainer(
+            accelerator=_accelerator(config),
+            devices=processes(config)[0],
+            num_nodes=processes(config)[1],
+            strategy=Joined() if world(config) > 1 else "auto",
+            precision="32-true",
+            max_epochs=-1,
+            logger=build_loggers(folder, config.run.loggers, project=config.run.project, step=start)
+            if ranks.is_first()
+            else False,
+            callbacks=build_callbacks(config, task, sets, console),
+            default_root_dir=folder,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module)
+    return TrainResult(task.eval(), folder, module.ledger.metrics, module.stop == "finished")
+
+
+def read_sets(config: ExperimentConfig) -> Sets:
+    """The indexes: "train", and one for each manifest to evaluate on, which is named after it if it has siblings.
+
+    Raises:
+        ConfigError: there are no training manifests.
+        DataError: a manifest does not exist, or holds nothing to use.
+    """
+    data = config.data
+    must(bool(data.train), "data.train", "one or more manifests", data.train)
+    read = partial(Index.read, target=_target(config), skip_bad=data.skip_bad)
+    sets = {"train": read(data.train)}
+    for name, manifests in (("valid", data.valid), ("test", data.test)):
+        for manifest in manifests:
+            sets[name if len(manifests) == 1 else f"{name}_{Path(manifest).stem}"] = read([manifest])
+    return sets
+
+
+def complete(config: ExperimentConfig, index: Index) -> ExperimentConfig:
+    """Fills in what only the data and the first sitting know: labels, micro-batches a step.
+
+    Raises:
+        ConfigError: the micro-batches of a step cannot be shared out to the processes.
+    """
+    task, trainer = config.task, config.trainer
+    if isinstance(task, ClassificationConfig) and not task.labels:
+        task = dataclasses.replace(task, labels=tuple(index.labels))
+    if trainer.batches_per_step is None:
+        started = Path(config.run.folder) / "config.yaml"
+        before = yaml.safe_load(started.read_text("utf-8"))["trainer"]["batches_per_step"] if started.exists() else None
+        trainer = dataclasses.replace(trainer, batches_per_step=before or world(config))
+    rule = f"a multiple of the number of processes ({world(config)})"
+    number = trainer.batches_per_step or 1
+    must(number % world(config) == 0, "trainer.batches_per_step", rule, number)
+    return dataclasses.replace(config, task=task, trainer=trainer)
+
+
+def build_task(config: ExperimentConfig) -> Task:
+    """The task with the initial weights of the run's seed."""
+    torch.manual_seed(config.run.seed)
+    return tasks.build(config.task, config.model, config.features, loss=config.loss, decoding=config.decoding)
+
+
+def total_steps(config: ExperimentConfig, task: Task, index: Index) -> int:
+    """Steps of the whole run.
+
+    Raises:
+        ConfigError: the plan leaves nothing of the data.
+    """
+    trainer, number = config.trainer, config.trainer.batches_per_step
+    loader = Loader(index, config.data, task.encode, training=True, seed=config.run.seed, batches_per_step=number)
+    must(loader.steps(0) > 0, "data.plan", "such that it leaves some of the training data", config.data.plan)
+    limits = [trainer.max_steps] if trainer.max_steps else []
+    if trainer.max_epochs:
+        alike = config.data.plan.max_batch_seconds is None
+        epochs = trainer.max_epochs
+        limits.append(epochs * loader.steps(0) if alike else sum(loader.steps(epoch) for epoch in range(epochs)))
+    return min(limits)
+
+
+def build_callbacks(config: ExperimentConfig, task: Task, sets: Sets, console: Console) -> list[Callback]:
+    """What happens after each step, in order."""
+    folder, trainer, checkpoint = Path(config.run.folder), config.trainer, config.checkpoint
+    valid = {name: index for name, index in sets.items() if name.startswith("valid")}
+    test = {name: index for name, index in sets.items() if name.startswith("test")}
+    best = checkpoint.weights == "best"
+    callbacks: list[Callback] = [
+        Stopping(trainer.max_minutes),
+        Metrics(trainer.log_every),
+        Evaluations(valid, every=trainer.eval_every, monitor=task.monitor),
+        Checkpoints(folder / "checkpoints", every=checkpoint.save_every, keep=checkpoint.keep, keep_best=best),
+    ]
+    if ranks.is_first():
+        callbacks.append(ProgressBar(config.run.progress, console))
+    return [*callbacks, Finish(folder, test, best=best)]
+
+
+def announcement(module: TrainingModule, folder: Path, start: int) -> str:
+    """What a run says first."""
+    index, size = module.index, sum(p.numel() for p in module.task.parameters())
+    how = f"goes on from step {start}" if start else "starts"
+    return (
+        f"Run `{folder}` {how}: {len(index)} utterances of {float(index.durations.sum()) / 3600:.2f} h, "
+        f"{size:,} parameters, {module.total_steps} steps."
+    )
+
+
+def world(config: ExperimentConfig) -> int:
+    """Number of processes of the run."""
+    devices, nodes = processes(config)
+    return devices * nodes
+
+
+def processes(config: ExperimentConfig) -> tuple[int, int]:
+    """Processes a machine, and machines; what torchrun has started goes before the settings."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    return config.trainer.devices, config.trainer.num_nodes
+
+
+def _accelerator(config: ExperimentConfig) -> str:
+    """ "cpu" or "cuda".
+
+    Raises:
+        ConfigError: a GPU is asked for where there is none.
+    """
+    asked, able = config.trainer.accelerator, torch.cuda.is_available()
+    must(asked != "gpu" or able, "trainer.accelerator", "cpu or auto where PyTorch sees no GPU", asked)
+    return "cuda" if able and asked != "cpu" else "cpu"
+
+
+def _target(config: ExperimentConfig) -> Literal["label", "text"]:
+    """The column of the manifests that the task learns from."""
+    return "label" if isinstance(config.task, ClassificationConfig) else "text"

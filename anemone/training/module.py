@@ -1,0 +1,256 @@
+"""The one LightningModule: Lightning brings steps, the engine takes them."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch.optim import Optimizer
+
+from anemone.checkpoint.fit import load_tensors_into
+from anemone.config import Tree
+from anemone.data.batch import Batch
+from anemone.data.loader import Loader
+from anemone.data.manifest import Index
+from anemone.tasks.task import Task
+from anemone.training import ranks
+from anemone.training.engine import Engine, StepResult
+from anemone.training.evaluation import evaluation_loader, measure
+from anemone.training.resume import Checkpoint, random_states, set_random_states, write_checkpoint
+
+if TYPE_CHECKING:
+    from anemone.training.experiment import ExperimentConfig
+
+
+log = logging.getLogger("anemone.training")
+
+
+class Step:
+    """What the data gives for one optimizer step."""
+
+    def __init__(self, epoch: int, number: int, micro_batches: list[Batch], waited: float) -> None:
+        self.epoch, self.number = epoch, number
+        self.micro_batches = micro_batches
+        self.waited = waited
+        """Seconds that training waited for the data."""
+        self.seconds = sum(batch.seconds for batch in micro_batches)
+        """Seconds of audio on this rank."""
+
+
+class Feed:
+    """The steps of a loader, each with its place in the data; every pass is the rest of one epoch."""
+
+    def __init__(self, loader: Loader, epoch: int = 0, number: int = 0) -> None:
+        self.loader = loader
+        self.loader.set_position(epoch, number)
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yields the steps from the loader's position to the end of its epoch."""
+        place = self.loader.state_dict()
+        before = time.perf_counter()
+        for number, micro_batches in enumerate(self.loader, start=place["step"]):
+            yield Step(place["epoch"], number, micro_batches, time.perf_counter() - before)
+            before = time.perf_counter()
+
+
+class Meter:
+    """Speeds of the last steps, about 50 of them; evaluations and saves are not counted."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        """Smoothed."""
+        self._wall = self._waited = self._audio = self._steps = 0.0
+        self._last = time.perf_counter()
+
+    def add(self, step: Step, loss: float) -> None:
+        """Counts a step that ends now."""
+        now = time.perf_counter()
+        values = (now - self._last, step.waited, step.seconds * ranks.world(), 1.0)
+        sums = (self._wall, self._waited, self._audio, self._steps)
+        self._wall, self._waited, self._audio, self._steps = (
+            0.98 * total + value for total, value in zip(sums, values, strict=True)
+        )
+        self._last = now
+        if math.isfinite(loss):
+            self.loss += (loss - self.loss) / self._steps
+
+    def pause(self) -> None:
+        """Leaves out the time since the last step."""
+        self._last = time.perf_counter()
+
+    @property
+    def data_share(self) -> float:
+        """Share of the time that training waits for data."""
+        return self._waited / max(self._wall, 1e-9)
+
+    @property
+    def audio_rate(self) -> float:
+        """Seconds of audio a second, of all ranks."""
+        return self._audio / max(self._wall, 1e-9)
+
+    @property
+    def step_rate(self) -> float:
+        """Steps a second."""
+        return self._steps / max(self._wall, 1e-9)
+
+
+@dataclass
+class Ledger:
+    """What a run remembers beside the engine's state; plain numbers, saved in each checkpoint."""
+
+    epoch: int = 0
+    """Of the next step."""
+
+    number: int = 0
+    """Of the next step in its epoch."""
+
+    total: float = 0.0
+    """Sum of losses since the last logged row."""
+
+    count: float = 0.0
+    """What it was summed over."""
+
+    skipped: int = 0
+    """Steps skipped so far."""
+
+    minutes: float = 0.0
+    """Of training, all sittings together."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last evaluation."""
+
+    best: dict[str, float] = field(default_factory=dict)
+    """Of the best evaluation, with its ``step``."""
+
+
+class TrainingModule(LightningModule):
+    """Training as Lightning sees it: manual optimization, one engine step a training step.
+
+    Args:
+        task: what is trained.
+        config: of the run.
+        index: of the training set.
+        total_steps: of the run.
+        checkpoint: what the run goes on from.
+    """
+
+    engine: Engine
+    result: StepResult
+
+    def __init__(
+        self,
+        task: Task,
+        config: "ExperimentConfig",
+        index: Index,
+        *,
+        total_steps: int,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.task, self.config, self.index = task, config, index
+        self.loaders: dict[str, Loader] = {}
+        """Of the sets that were evaluated; each keeps its decoded recordings."""
+        self.total_steps, self.checkpoint = total_steps, checkpoint
+        self.ledger, self.meter = Ledger(), Meter()
+        self.stop = ""
+        """Why training ends after this step: "finished", "asked"; or ""."""
+
+    def configure_optimizers(self) -> Optimizer:
+        """Builds the optimizer once the task is on its device."""
+        optimizer: Optimizer = self.config.optim.build(self.task)
+        return optimizer
+
+    def on_fit_start(self) -> None:
+        """Builds the engine and goes on from the checkpoint."""
+        c = self.config
+        optimizer, counted = self.optimizers(use_pl_optimizer=False), self.optimizers()
+        assert isinstance(optimizer, Optimizer) and isinstance(counted, LightningOptimizer)
+        if self.checkpoint:
+            load_tensors_into(self.task, self.checkpoint.model)
+        self.engine = Engine(
+            self.task,
+            optimizer,
+            c.schedule.build(self.total_steps),
+            precision=c.precision,
+            clip_norm=c.trainer.clip_norm,
+            ema_decay=c.trainer.ema_decay,
+            seed=c.run.seed,
+            max_nonfinite=c.trainer.max_nonfinite,
+            name_row=self.name_row,
+            take=counted.step,
+        )
+        if self.checkpoint:
+            state = self.checkpoint.state
+            if state["optim"] != type(c.optim).__name__:
+                log.warning("`optim` is of another kind than before: it starts without a memory.")
+                state["engine"]["optimizer"] = None
+            self.engine.load_state_dict(state["engine"])
+            self.ledger = Ledger(**state["ledger"])
+            self.trainer.fit_loop.load_state_dict(state["loops"])
+            set_random_states(state["random"])
+            self.checkpoint = None
+
+    def train_dataloader(self) -> Feed:
+        """The steps from where the run stands."""
+        config = self.config
+        loader = Loader(
+            self.index,
+            config.data,
+            self.task.encode,
+            training=True,
+            seed=config.run.seed,
+            rank=ranks.rank(),
+            world=ranks.world(),
+            batches_per_step=config.trainer.batches_per_step,
+        )
+        return Feed(loader, self.ledger.epoch, self.ledger.number)
+
+    def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
+        """Leaves moving to the engine, micro-batch by micro-batch."""
+        return batch
+
+    def training_step(self, batch: Step, batch_idx: int) -> None:
+        """Takes one optimizer step."""
+        self.result = self.engine.step(batch.micro_batches)
+        self.meter.add(batch, self.result.loss)
+        ledger = self.ledger
+        ledger.epoch, ledger.number = batch.epoch, batch.number + 1
+        ledger.skipped += bool(self.result.skipped)
+        if not self.result.skipped:
+            ledger.total += self.result.total
+            ledger.count += self.result.count
+
+    def evaluate(self, sets: Mapping[str, Index]) -> dict[str, float]:
+        """Metrics of some sets, as "set/metric"; all ranks must call it."""
+        metrics: dict[str, float] = {}
+        for name, index in sets.items():
+            if name not in self.loaders:
+                self.loaders[name] = evaluation_loader(self.task, index, self.config.data)
+            with self.engine.evaluation():
+                measured = measure(self.task, self.loaders[name], self.engine.device)
+            metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
+        return metrics
+
+    def name_row(self, number: int) -> str:
+        """Manifest, line and recording of a row of the training data."""
+        row = self.index.row(number)
+        return f"{row.source}:{row.line} ({row.audio})"
+
+    def save(self, folder: Path) -> None:
+        """Writes a training checkpoint, on rank 0."""
+        if ranks.rank() == 0:
+            state: Tree = {
+                "optim": type(self.config.optim).__name__,
+                "engine": self.engine.state_dict(),
+                "ledger": asdict(self.ledger),
+                "loops": self.trainer.fit_loop.state_dict(),
+                "random": random_states(),
+            }
+            write_checkpoint(folder, self.engine.steps, Checkpoint(self.task.state_dict(), state))

@@ -1,0 +1,81 @@
+"""What the ranks of a run tell each other; alone, every function is the identity and costs nothing."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BUCKET = 8 * 1024 * 1024
+"""Numbers summed in one message: enough to amortise its latency, few enough to copy."""
+
+
+def world() -> int:
+    """Number of ranks."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this rank, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this process is rank 0; also true to itself before the ranks are joined, by what the launcher set."""
+    if world() > 1:
+        return rank() == 0
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+
+
+def sum_together(tensors: Sequence[Tensor]) -> None:
+    """Replaces each tensor by its sum over ranks, many in one message."""
+    if world() == 1:
+        return
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.all_reduce(flat)
+        start = 0
+        for tensor in bucket:
+            tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+            start += tensor.numel()
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Replaces each tensor by that of rank 0."""
+    if world() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Whether each flag is set on some rank, so that all decide alike."""
+    if world() == 1:
+        return list(flags)
+    votes = torch.tensor(flags, dtype=torch.float32, device=device)
+    dist.all_reduce(votes)
+    return [vote > 0 for vote in votes.tolist()]
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all ranks, in order."""
+    if world() == 1:
+        return [value]
+    values = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Splits into runs of one format, each of about BUCKET numbers."""
+    buckets: list[list[Tensor]] = []
+    size = 0
+    for tensor in tensors:
+        if not buckets or size + tensor.numel() > BUCKET or buckets[-1][0].dtype != tensor.dtype:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(tensor)
+        size += tensor.numel()
+    return buckets
