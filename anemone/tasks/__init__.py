@@ -1,1 +1,115 @@
-"""Room: tasks."""
+"""What people do with models. A task joins network, labels or tokenizer, loss and metrics, and owns the verbs.
+
+`build` makes a task of configs, `save` writes it down and `load` brings it back, from anemone's archives, from NeMo's,
+or by the name of a pretrained model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from anemone.checkpoint.archive import Archive, read_archive, write_archive
+from anemone.checkpoint.fit import load_tensors_into
+from anemone.checkpoint.registry import resolve
+from anemone.config import Tree, decode, of_kind
+from anemone.decoding import DECODERS
+from anemone.errors import ArchiveError, ConfigError
+from anemone.features import FEATURES
+from anemone.losses import LOSSES
+from anemone.models import MODELS
+from anemone.tasks.description import describe
+from anemone.tasks.task import Task
+
+TASKS = {
+    "classification": "anemone.tasks.classification:ClassificationConfig",
+    "recognition": "anemone.tasks.recognition:RecognitionConfig",
+}
+
+NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The configs a task is built from: the part of an experiment that goes into an archive."""
+
+    task: Any = of_kind(TASKS)
+    """What the model is for."""
+
+    model: Any = of_kind(MODELS)
+    """The encoder."""
+
+    features: Any = of_kind(FEATURES)
+    """What the encoder sees."""
+
+    loss: Any = of_kind(LOSSES, optional=True)
+    """What training makes small; the usual one of the task if left out."""
+
+    decoding: Any = of_kind(DECODERS, optional=True)
+    """How the scores are read; the usual way of the task if left out."""
+
+
+def build(
+    task: Any,
+    model: Any,
+    features: Any,
+    *,
+    loss: Any = None,
+    decoding: Any = None,
+    files: Mapping[str, bytes] = NONE,
+) -> Task:
+    """Builds a task with random weights from decoded configs.
+
+    Args:
+        task: one of `TASKS`.
+        model: one of `anemone.models.MODELS`.
+        features: one of `anemone.features.FEATURES`.
+        loss: one of `anemone.losses.LOSSES`, or None for the usual one.
+        decoding: one of `anemone.decoding.DECODERS`, or None for the usual one.
+        files: what a tokenizer reads, by name.
+
+    Raises:
+        ConfigError: labels or tokenizer are missing or impossible.
+        PortError: features, model and head do not fit.
+    """
+    parts = Parts(task=task, model=model, features=features, loss=loss, decoding=decoding)
+    built: Task = task.build(parts, files)
+    return built
+
+
+def rebuild(tree: Tree, files: Mapping[str, bytes] = NONE) -> Task:
+    """Builds a task with random weights from the tree `Task.config_tree` gave."""
+    parts = decode(Parts, tree)
+    return build(parts.task, parts.model, parts.features, loss=parts.loss, decoding=parts.decoding, files=files)
+
+
+def load(source: str | Path) -> Task:
+    """Loads a task, ready to use: in evaluation mode, on the CPU.
+
+    Args:
+        source: the path of an archive (a folder, a ``.anemone`` or a ``.nemo`` file), or a name of a pretrained model.
+
+    Raises:
+        ArchiveError: not found, broken, hostile, or its weights do not fit its config.
+    """
+    path = resolve(source)
+    archive = read_archive(path)
+    try:
+        task = rebuild(archive.config, archive.files)
+    except ConfigError as error:
+        raise ArchiveError(f"`{path}` has a config that cannot be used: {error}") from error
+    load_tensors_into(task.network, archive.tensors)
+    return task.eval()
+
+
+def save(task: Task, path: str | Path, *, notes: Mapping[str, Any] = NONE) -> None:
+    """Writes a task as an archive: config, weights, files of the tokenizer, and a model card.
+
+    Args:
+        task: any task.
+        path: a folder to be made, or one file where it ends in ``.anemone``.
+        notes: what the card says about where the model comes from; see `anemone.tasks.description.describe`.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in task.network.state_dict().items()}
+    write_archive(path, Archive(task.config_tree(), tensors, task.files(), describe(task, Path(path).stem, notes)))

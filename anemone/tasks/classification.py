@@ -1,0 +1,145 @@
+"""Classification: which of a set of labels a whole recording bears, such as a command, a language or speech or not."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from anemone.config import must, nearest
+from anemone.data.batch import Batch
+from anemone.errors import DataError
+from anemone.losses import LossSum
+from anemone.losses.cross_entropy import CrossEntropy, CrossEntropyConfig
+from anemone.metrics.confusion import accuracy, confusion, recall
+from anemone.nn.heads import ClassificationHead, Pooling
+from anemone.tasks.task import Task
+
+if TYPE_CHECKING:
+    from anemone.tasks import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    """One label for a whole recording."""
+
+    labels: tuple[str, ...] = ()
+    """The classes, in the order of the network's outputs; empty: those of the training manifests, sorted."""
+
+    pooling: Pooling = "average"
+    """How the frames of a recording become one vector; see `anemone.nn.heads.ClassificationHead`."""
+
+    def __post_init__(self) -> None:
+        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        must(not twice, "labels", "all different", twice)
+        must(len(self.labels) != 1, "labels", "two or more", self.labels)
+
+    def build(self, parts: "Parts", files: Mapping[str, bytes]) -> "ClassificationTask":
+        """Builds the task.
+
+        Args:
+            parts: the configs of the whole; cross entropy stands in for a loss that was left out.
+            files: not read; a classifier has none.
+
+        Raises:
+            ConfigError: no labels, or a loss or decoding of another task.
+        """
+        must(len(self.labels) > 1, "task.labels", "set before the task is built", self.labels)
+        loss = parts.loss or CrossEntropyConfig()
+        must(isinstance(loss, CrossEntropyConfig), "loss", "of the kind cross_entropy for a classifier", loss)
+        must(parts.decoding is None, "decoding", "left out for a classifier", parts.decoding)
+        return ClassificationTask(replace(parts, loss=loss))
+
+
+class Classification(NamedTuple):
+    """What a recording was taken for."""
+
+    label: str
+    """The most probable label."""
+
+    score: float
+    """Its probability."""
+
+    scores: dict[str, float]
+    """The probability of each label."""
+
+
+class ClassificationTask(Task):
+    """Tells which label a recording bears.
+
+    Example:
+        >>> from anemone.testing import speech, tiny
+        >>> task = tiny("classification")
+        >>> result = task.classify([(speech(1.0), 16_000)])[0]
+        >>> result.label in task.labels and 0 < result.score < 1
+        True
+    """
+
+    target: ClassVar[Literal["label", "text"]] = "label"
+    monitor: ClassVar[tuple[str, Literal["max", "min"]]] = ("accuracy", "max")
+
+    def __init__(self, parts: "Parts") -> None:
+        config: ClassificationConfig = parts.task
+        self.labels = config.labels
+        super().__init__(parts, partial(ClassificationHead, num_classes=len(config.labels), pooling=config.pooling))
+        self._numbers = {label: number for number, label in enumerate(config.labels)}
+        self._criterion: CrossEntropy = parts.loss.build()
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the number of a label, as a list of one.
+
+        Raises:
+            DataError: not one of ``labels``.
+        """
+        if text not in self._numbers:
+            raise DataError(f"`{text}` is not one of the {len(self.labels)} labels.{nearest(text, self.labels)}")
+        return [self._numbers[text]]
+
+    def loss(self, batch: Batch) -> LossSum:
+        """Computes the summed cross entropy and the number of recordings."""
+        return self._criterion(self(batch.audio, batch.audio_len), batch.targets[:, 0])
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """Counts the confusions (V, V) and sums the loss."""
+        logits, targets = self(batch.audio, batch.audio_len), batch.targets[:, 0]
+        total, count = self._criterion(logits, targets)
+        matrix = confusion(logits.argmax(-1), targets, len(self.labels))
+        return {"loss": total.double(), "count": count.double(), "confusion": matrix}
+
+    def zero_states(self) -> dict[str, Tensor]:
+        """Returns an empty confusion matrix and zero sums."""
+        num, device = len(self.labels), next(self.parameters()).device
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        return {"loss": zero, "count": zero, "confusion": torch.zeros(num, num, dtype=torch.int64, device=device)}
+
+    def summarize(self, states: Mapping[str, Tensor]) -> dict[str, float]:
+        """Computes ``loss``, ``accuracy``, and ``mean_recall``, the accuracy if all labels were equally frequent."""
+        matrix = states["confusion"]
+        return {
+            "loss": float(states["loss"] / states["count"].clamp(min=1)),
+            "accuracy": accuracy(matrix),
+            "mean_recall": float(recall(matrix).nanmean().nan_to_num(0.0)),
+        }
+
+    def classify(self, sources: Iterable[Path | str | Any], *, batch_size: int = 16) -> list[Classification]:
+        """Tells the label of each recording, in input order.
+
+        Args:
+            sources: paths, pairs (array or tensor, its rate), or arrays and tensors already at ``rate``.
+            batch_size: recordings that are computed at a time; no answer depends on it. A head that pools over padding
+                gets them one by one, whatever it says.
+
+        Raises:
+            DataError: a recording cannot be read, or is empty; says which.
+        """
+        alone = self.parts.task.pooling.endswith("_padded")
+        return self.answer(sources, 1 if alone else batch_size, self._read)
+
+    def _read(self, logits: Tensor) -> list[Classification]:
+        rows = logits.float().softmax(-1).tolist()
+        tables = [dict(zip(self.labels, row, strict=True)) for row in rows]
+        return [Classification(best := max(t, key=t.__getitem__), t[best], t) for t in tables]

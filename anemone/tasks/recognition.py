@@ -1,0 +1,160 @@
+"""Speech recognition: what is said in a recording, as text."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from anemone.config import must, of_kind
+from anemone.data.batch import Batch
+from anemone.decoding.ctc import CTCDecoder, CTCGreedyConfig
+from anemone.features.tokenizers import TOKENIZERS
+from anemone.losses import LossSum
+from anemone.losses.ctc import CTCConfig, CTCLoss, infeasible
+from anemone.metrics.wer import Edits, character_edits, word_edits
+from anemone.nn.heads import CTCHead
+from anemone.tasks.task import Task
+
+if TYPE_CHECKING:
+    from anemone.tasks import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecognitionConfig:
+    """Text from speech, through connectionist temporal classification."""
+
+    tokenizer: Any = of_kind(TOKENIZERS)
+    """How a text is cut into the units that the network writes."""
+
+    def build(self, parts: "Parts", files: Mapping[str, bytes]) -> "RecognitionTask":
+        """Builds the task.
+
+        Args:
+            parts: the configs of the whole; CTC and greedy decoding stand in for what was left out.
+            files: what the tokenizer reads, by name.
+
+        Raises:
+            ConfigError: a loss of another task.
+        """
+        loss, decoding = parts.loss or CTCConfig(), parts.decoding or CTCGreedyConfig()
+        must(isinstance(loss, CTCConfig), "loss", "of the kind ctc for a recogniser", loss)
+        return RecognitionTask(replace(parts, loss=loss, decoding=decoding), files)
+
+
+class Transcript(NamedTuple):
+    """What was understood of a recording."""
+
+    text: str
+    """The words."""
+
+    tokens: list[int]
+    """The units of the tokenizer they are made of."""
+
+
+class RecognitionTask(Task):
+    """Writes down what is said.
+
+    Example:
+        >>> from anemone.testing import speech, tiny
+        >>> task = tiny("recognition")
+        >>> transcript = task.transcribe([(speech(1.0), 16_000)])[0]
+        >>> transcript.text == task.tokenizer.decode(transcript.tokens)
+        True
+    """
+
+    target: ClassVar[Literal["label", "text"]] = "text"
+    monitor: ClassVar[tuple[str, Literal["max", "min"]]] = ("wer", "min")
+
+    def __init__(self, parts: "Parts", files: Mapping[str, bytes]) -> None:
+        tokenizer = parts.task.tokenizer.build(files)
+        super().__init__(parts, partial(CTCHead, vocab_size=tokenizer.vocab_size))
+        self.tokenizer = tokenizer
+        self._criterion: CTCLoss = parts.loss.build()
+        self._decode: CTCDecoder = parts.decoding.build()
+        self._warned = False
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the tokens of a text.
+
+        Raises:
+            DataError: the tokenizer cannot write it.
+        """
+        return list(self.tokenizer.encode(text))
+
+    def files(self) -> dict[str, bytes]:
+        """Returns the files of the tokenizer."""
+        return dict(self.tokenizer.files())
+
+    def loss(self, batch: Batch) -> LossSum:
+        """Computes the summed CTC loss and what to divide it by.
+
+        Warns once where a recording has fewer frames than its text needs: it adds nothing to the loss.
+        """
+        log_probs, frames = self(batch.audio, batch.audio_len)
+        self._report(infeasible(frames, batch.targets, batch.target_len), batch)
+        return self._criterion(log_probs, frames, batch.targets, batch.target_len)
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """Counts edits of words and characters and sums the loss.
+
+        The references are the targets as the tokenizer reads them back.
+        """
+        log_probs, frames = self(batch.audio, batch.audio_len)
+        total, count = self._criterion(log_probs, frames, batch.targets, batch.target_len)
+        heard = [self.tokenizer.decode(found.tokens) for found in self._decode(log_probs, frames)]
+        said = [
+            self.tokenizer.decode(row[:length])
+            for row, length in zip(batch.targets.tolist(), batch.target_len.tolist(), strict=True)
+        ]
+        return {
+            "loss": total.double(),
+            "count": count.double(),
+            "words": word_edits(heard, said).to(total.device),
+            "characters": character_edits(heard, said).to(total.device),
+            "infeasible": infeasible(frames, batch.targets, batch.target_len).sum(),
+        }
+
+    def zero_states(self) -> dict[str, Tensor]:
+        """Returns zero counts and sums."""
+        zeros = partial(torch.zeros, dtype=torch.int64, device=next(self.parameters()).device)
+        sums = {"loss": zeros(()).double(), "count": zeros(()).double()}
+        return {**sums, "words": zeros(4), "characters": zeros(4), "infeasible": zeros(())}
+
+    def summarize(self, states: Mapping[str, Tensor]) -> dict[str, float]:
+        """Computes ``loss``, ``wer``, ``cer``, and ``infeasible``, the recordings too short for their text."""
+        return {
+            "loss": float(states["loss"] / states["count"].clamp(min=1)),
+            "wer": Edits.of(states["words"]).rate,
+            "cer": Edits.of(states["characters"]).rate,
+            "infeasible": float(states["infeasible"]),
+        }
+
+    def transcribe(self, sources: Iterable[Path | str | Any], *, batch_size: int = 16) -> list[Transcript]:
+        """Writes down what is said in each recording, in input order.
+
+        Args:
+            sources: paths, pairs (array or tensor, its rate), or arrays and tensors already at ``rate``.
+            batch_size: recordings that are computed at a time; no answer depends on it.
+
+        Raises:
+            DataError: a recording cannot be read, or is empty; says which.
+        """
+        return self.answer(sources, batch_size, self._read)
+
+    def _read(self, output: tuple[Tensor, Tensor]) -> list[Transcript]:
+        return [Transcript(self.tokenizer.decode(found.tokens), found.tokens) for found in self._decode(*output)]
+
+    def _report(self, lost: Tensor, batch: Batch) -> None:
+        if not self._warned and bool(lost.any()):
+            self._warned = True
+            warnings.warn(
+                f"rows {batch.rows[lost.to(batch.rows.device)].tolist()} have fewer frames than their text has tokens: "
+                "no alignment fits, they add nothing to the loss. Do text and recording belong together? (said once)",
+                stacklevel=3,
+            )

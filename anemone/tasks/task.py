@@ -1,0 +1,172 @@
+"""What every task has: a network from audio to scores, a loss, metric states that add, and batches for its verbs."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anemone.config import Tree, encode
+from anemone.data.audio import waveform
+from anemone.data.batch import Batch
+from anemone.errors import DataError
+from anemone.losses import LossSum
+from anemone.types import Chain
+
+if TYPE_CHECKING:
+    from anemone.tasks import Parts
+
+Result = TypeVar("Result")
+
+WINDOW = 16  # batches' worth of recordings that a verb reads before it sorts them by length
+
+
+class Task(nn.Module):
+    """A network with all it takes to train, measure and use it; what `anemone.load` returns.
+
+    A subclass says what a target is (`encode`), what is lost (`loss`), what is counted (`evaluate`, `summarize`), and
+    adds its verb. Training knows tasks by these words alone, and no task knows about ranks.
+    """
+
+    target: ClassVar[Literal["label", "text"]]
+    """The column of a manifest that the task learns from."""
+
+    monitor: ClassVar[tuple[str, Literal["max", "min"]]]
+    """The entry of `summarize` that says which of two models is better, and which way."""
+
+    def __init__(self, parts: "Parts", head: Callable[[int], nn.Module]) -> None:
+        """Builds ``network``: features, SpecAugment where it is set, encoder, head.
+
+        Args:
+            parts: the configs, kept for `config_tree`.
+            head: from the width of the encoder to the head.
+        """
+        super().__init__()
+        self.parts = parts
+        features = parts.features.build()
+        self.rate, self.hop = int(features.rate), int(features.hop)
+        augment = parts.features.spec_augment
+        encoder = parts.model.build(features.num_features)
+        stages = {"features": features, **({"spec_augment": augment.build()} if augment else {})}
+        self.network = Chain(**stages, encoder=encoder, head=head(encoder.d_model))
+
+    def forward(self, audio: Tensor, audio_len: Tensor) -> Any:
+        """Returns what the head returns.
+
+        Audio shorter than one hop of the features, which would have no frame, is filled up with silence to one hop.
+
+        Args:
+            audio: (B, S) float32 at ``rate``.
+            audio_len: (B,) samples.
+        """
+        audio = F.pad(audio, (0, max(0, self.hop - audio.shape[1])))
+        return self.network(audio, audio_len.clamp(min=self.hop))
+
+    # --- what training asks -------------------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the target of one row of a manifest as indices.
+
+        Raises:
+            DataError: the task does not know it.
+        """
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> LossSum:
+        """Computes the summed loss of a batch and what to divide it by."""
+        raise NotImplementedError
+
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """Counts what `summarize` needs; states of batches and ranks are added entry by entry.
+
+        The caller puts the task in evaluation mode.
+        """
+        raise NotImplementedError
+
+    def zero_states(self) -> dict[str, Tensor]:
+        """Returns the states of no batch at all, for a rank that gets none."""
+        raise NotImplementedError
+
+    def summarize(self, states: Mapping[str, Tensor]) -> dict[str, float]:
+        """Computes metrics by name from added states."""
+        raise NotImplementedError
+
+    # --- what an archive asks -----------------------------------------------------------------------------------------
+
+    def config_tree(self) -> Tree:
+        """Returns the plain tree this task was built from; `anemone.tasks.rebuild` reads it back."""
+        tree: Tree = encode(self.parts)
+        return tree
+
+    def files(self) -> dict[str, bytes]:
+        """Returns what the task needs beside its config and weights, by name: files of a tokenizer."""
+        return {}
+
+    # --- what verbs share ---------------------------------------------------------------------------------------------
+
+    def answer(self, sources: Iterable[Any], batch_size: int, read: Callable[[Any], Sequence[Result]]) -> list[Result]:
+        """Runs the network over recordings, in batches of like length, and returns the answers in input order.
+
+        Args:
+            sources: paths, pairs (array or tensor, its rate), or arrays and tensors already at ``rate``; see
+                `anemone.data.audio.waveform`.
+            batch_size: recordings a batch.
+            read: from the output of the network to one answer per item.
+
+        Raises:
+            DataError: a single recording instead of a list, or one that cannot be read; says which.
+        """
+        if batch_size < 1:
+            raise DataError(f"`batch_size` must be 1 or more, but is {batch_size!r} instead.")
+        device = next(self.parameters()).device
+        answers: dict[int, Result] = {}
+        with inference(self):
+            for numbers, audio, audio_len in _batches(sources, self.rate, batch_size):
+                found = read(self(audio.to(device), audio_len.to(device)))
+                answers.update(zip(numbers, found, strict=True))
+        return [answers[i] for i in range(len(answers))]
+
+
+@contextmanager
+def inference(module: nn.Module) -> Iterator[None]:
+    """Within the block: evaluation mode and no gradients. Afterwards every submodule is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _batches(sources: Iterable[Any], rate: int, batch_size: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Yields (numbers of the recordings, audio (B, S), samples (B,)); reads `WINDOW` batches ahead to sort them."""
+    if isinstance(sources, str | Tensor | np.ndarray) or not isinstance(sources, Iterable) or _is_pair(sources):
+        raise DataError(
+            f"`sources` must be a list of recordings, but is a {type(sources).__name__} instead. "
+            "For a single one write `[recording]`."
+        )
+    numbered = enumerate(sources)
+    while window := [(i, _read(source, rate, i)) for i, source in islice(numbered, batch_size * WINDOW)]:
+        window.sort(key=lambda item: len(item[1]))
+        for start in range(0, len(window), batch_size):
+            numbers, signals = zip(*window[start : start + batch_size], strict=True)
+            audio = nn.utils.rnn.pad_sequence(list(signals), batch_first=True)
+            yield list(numbers), audio, torch.tensor([len(signal) for signal in signals])
+
+
+def _is_pair(sources: Any) -> bool:
+    """Whether it is (samples, rate), which is one recording."""
+    return isinstance(sources, tuple) and len(sources) == 2 and isinstance(sources[1], int)
+
+
+def _read(source: Any, rate: int, number: int) -> Tensor:
+    try:
+        return torch.from_numpy(waveform(source, rate))
+    except DataError as error:
+        raise DataError(f"recording {number} of `sources`: {error}") from error

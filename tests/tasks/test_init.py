@@ -1,0 +1,67 @@
+"""Tasks are built, saved and loaded; what is loaded does the same."""
+
+import pytest
+import torch
+
+from anemone.checkpoint.archive import read_archive, write_archive
+from anemone.errors import ArchiveError
+from anemone.tasks import TASKS, load, rebuild, save
+from anemone.testing import speech, tiny
+
+
+@pytest.mark.parametrize("place", ["folder", "file.anemone"])
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_saved_task_comes_back_the_same(kind, place, tmp_path):
+    task = tiny(kind)
+    save(task, tmp_path / place, notes={"text": "For a test."})
+    again = load(tmp_path / place)
+    assert not again.training and type(again) is type(task)
+    assert again.config_tree() == task.config_tree()
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), task.parameters(), strict=True))
+    audio = [speech(0.5), speech(0.3, seed=1)]
+    verb = {"classification": "classify", "recognition": "transcribe"}[kind]
+    assert getattr(again, verb)(audio) == getattr(task, verb)(audio)
+    assert "For a test." in read_archive(tmp_path / place).card
+
+
+def test_a_loaded_task_can_be_trained_on_and_saved_again(tmp_path):
+    save(tiny("classification"), tmp_path / "one.anemone")
+    task = load(tmp_path / "one.anemone").train()
+    with torch.no_grad():
+        for parameter in task.parameters():
+            parameter += 1
+    save(task, tmp_path / "one.anemone")
+    again = load(tmp_path / "one.anemone")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), task.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_tree_of_a_task_builds_its_like(kind):
+    task = tiny(kind)
+    again = rebuild(task.config_tree(), task.files())
+    assert again.config_tree() == task.config_tree()
+    assert task.config_tree()["loss"]["kind"]
+    assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in task.named_parameters()}
+
+
+def test_an_archive_whose_config_is_wrong_is_refused_by_its_path(tmp_path):
+    save(tiny("classification"), tmp_path / "model")
+    archive = read_archive(tmp_path / "model")
+    archive.config["model"]["sise"] = "5x5"
+    write_archive(tmp_path / "model", archive)
+    with pytest.raises(ArchiveError, match=r"model` has a config that cannot be used: `model.sise` is not a setting"):
+        load(tmp_path / "model")
+
+
+def test_weights_of_another_size_are_refused(tmp_path):
+    save(tiny("classification"), tmp_path / "model")
+    archive = read_archive(tmp_path / "model")
+    archive.config["task"]["labels"] = ["a", "b"]
+    write_archive(tmp_path / "model", archive)
+    with pytest.raises(ArchiveError, match=r"head\.linear"):
+        load(tmp_path / "model")
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ArchiveError, match="neither a file or folder that exists nor a pretrained model"):
+        load("no-such-model")
