@@ -1,5 +1,6 @@
 """Puts tensors into modules: all of them, exactly, or those of one part, with a report of what was done."""
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -49,18 +50,20 @@ def load_tensors_into(module: nn.Module, tensors: Mapping[str, Tensor], *, stric
         ArchiveError: a shape or kind of number differs, or (if strict) a name is missing or unknown; lists them all.
     """
     own = module.state_dict()
-    wrong = {name: _misfit(own[name], tensors[name]) for name in own if name in tensors}
-    problems = [f"`{name}` {why}." for name, why in wrong.items() if why]
+    fitting = {name: tensors[name] for name in own if name in tensors}
+    problems = [(name, why) for name, tensor in fitting.items() if (why := _misfit(own[name], tensor))]
+    others: dict[str, list[str]] = {}
     if strict:
-        problems += [
-            f"`{name}` is missing in the archive.{nearest(name, tensors)}" for name in own if name not in tensors
-        ]
-        problems += [f"`{name}` is not in the model.{nearest(name, own)}" for name in tensors if name not in own]
+        missing = [name for name in own if name not in tensors]
+        unknown = [name for name in tensors if name not in own]
+        problems += [(name, "is missing in the archive") for name in missing]
+        problems += [(name, "is not in the model") for name in unknown]
+        others = dict.fromkeys(missing, unknown) | dict.fromkeys(unknown, missing)
     if problems:
-        more = [f"... and {len(problems) - MAX_LISTED} more."] if len(problems) > MAX_LISTED else []
-        lines = "\n  ".join(problems[:MAX_LISTED] + more)
-        raise ArchiveError(f"the tensors do not fit {type(module).__name__}:\n  {lines}")
-    _put(module, {name: tensors[name] for name in own if name in tensors})
+        lines = [f"`{name}` {why}.{_similar(name, others.get(name, []))}" for name, why in problems[:MAX_LISTED]]
+        lines += [f"... and {len(problems) - MAX_LISTED} more."] if len(problems) > MAX_LISTED else []
+        raise ArchiveError("\n  ".join([f"the tensors do not fit {type(module).__name__}:", *lines]))
+    _put(module, fitting)
 
 
 def load_part(model: nn.Module, part: str, source: str | Path | Archive, *, source_part: str | None = None) -> Report:
@@ -118,6 +121,12 @@ def _misfit(own: Tensor, given: Tensor) -> str:
     if _number(own.dtype) != _number(given.dtype):
         return f"must be {own.dtype}, but is {given.dtype} instead"
     return ""
+
+
+def _similar(name: str, names: list[str]) -> str:
+    """Advice where one of ``names`` looks like a misspelling of ``name``."""
+    close = difflib.get_close_matches(name, names[:500], n=1, cutoff=0.8)
+    return f" Did you mean `{close[0]}`?" if close else ""
 
 
 def _number(dtype: torch.dtype) -> str:
