@@ -152,7 +152,7 @@ def _prefixes(tensors: Mapping[str, Tensor]) -> set[str]:
 
 def _path(part: str, names: set[str], what: str) -> str:
     """The one name that is ``part`` or ends in it; the outermost if they lie within each other."""
-    ends = sorted((name for name in names if f".{name}".endswith(f".{part}")), key=lambda name: name.count("."))
+    ends = sorted((name for name in names if f".{name}".endswith(f".{part}")), key=lambda name: (name.count("."), name))
     if not ends:
         outer = sorted({name for name in names if name and name.count(".") <= 1})
         raise ArchiveError(f"`{part}` is no part of {what}.{nearest(part, names)} It has: {', '.join(outer[:20])}.")
