@@ -9,7 +9,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from anemone import __version__
 from anemone.checkpoint.atomic import fsync
 from anemone.errors import ArchiveError
 
@@ -73,7 +72,7 @@ def download(url: str, target: Path, *, size: int, sha256: str) -> None:
 def _fetch(url: str, part: Path, size: int) -> None:
     """Appends what is missing, and not more than one block too much."""
     have = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": f"anemone/{__version__}"}
+    headers = {"User-Agent": "anemone"}
     if have:
         headers["Range"] = f"bytes={have}-"
     opener = urllib.request.OpenerDirector()
