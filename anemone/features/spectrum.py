@@ -1,0 +1,200 @@
+"""From samples to a power spectrum on the mel scale: what log-mel and MFCC share.
+
+Frames stand every ``hop`` samples. A frame is a window of ``window_ms`` in the middle of ``n_fft`` samples. Everything
+is computed for the whole batch at once, in float32, and nothing depends on how far an utterance is padded.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from anemone.config import must
+from anemone.features.spec_augment import SpecAugmentConfig
+from anemone.types import Mel, Spectrum
+
+BANDS = 4
+
+WINDOWS = {
+    "hann": torch.hann_window,
+    "hamming": torch.hamming_window,
+    "blackman": torch.blackman_window,
+    "bartlett": torch.bartlett_window,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig:
+    """Settings that all spectral features have."""
+
+    rate: int = 16_000
+    """Samples per second of the audio."""
+
+    window_ms: float = 25.0
+    """Length of the window, in milliseconds."""
+
+    hop_ms: float = 10.0
+    """Time from frame to frame, in milliseconds."""
+
+    n_fft: int | None = None
+    """Points of the Fourier transform; by default the next power of two that holds the window."""
+
+    window: Literal["hann", "hamming", "blackman", "bartlett", "none"] = "hann"
+    """Shape of the window; "none" weighs all samples alike."""
+
+    num_mels: int = 80
+    """Filters on the mel scale."""
+
+    low_hz: float = 0.0
+    """Lower end of the lowest filter."""
+
+    high_hz: float | None = None
+    """Upper end of the highest filter; by default half the rate."""
+
+    pad_to: int = 0
+    """Pads the number of frames to a multiple of this; 0 leaves it."""
+
+    pad_value: float = 0.0
+    """What stands in frames beyond an utterance's length."""
+
+    spec_augment: SpecAugmentConfig | None = None
+    """What to hide from the model in training."""
+
+    def build(self) -> nn.Module:
+        """Returns the module, which takes waveforms and lengths and gives features and lengths."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        must(self.rate > 0, "rate", "above 0", self.rate)
+        must(self.win >= 2, "window_ms", "at least two samples long", self.window_ms)
+        must(self.hop >= 1, "hop_ms", "at least one sample long", self.hop_ms)
+        must(self.fft >= self.win, "n_fft", f"at least the window's {self.win} samples", self.n_fft)
+        must(self.num_mels >= 1, "num_mels", "1 or more", self.num_mels)
+        must(self.top_hz <= self.rate / 2, "high_hz", f"at most half the rate, {self.rate / 2:g}", self.high_hz)
+        must(0 <= self.low_hz < self.top_hz, "low_hz", f"between 0 and `high_hz` ({self.top_hz:g})", self.low_hz)
+        must(self.pad_to >= 0, "pad_to", "0 or more", self.pad_to)
+
+    @property
+    def win(self) -> int:
+        """Samples in the window."""
+        return samples(self.window_ms, self.rate)
+
+    @property
+    def hop(self) -> int:
+        """Samples from frame to frame."""
+        return samples(self.hop_ms, self.rate)
+
+    @property
+    def fft(self) -> int:
+        """Points of the Fourier transform."""
+        return self.n_fft or 2 ** math.ceil(math.log2(self.win))
+
+    @property
+    def top_hz(self) -> float:
+        """Upper end of the highest filter, in Hz."""
+        return self.rate / 2 if self.high_hz is None else self.high_hz
+
+
+def samples(milliseconds: float, rate: int) -> int:
+    """Whole samples in a time; a rounding error below a whole number does not lose one."""
+    return int(milliseconds * rate / 1000 + 1e-6)
+
+
+def make_window(config: FeatureConfig, *, periodic: bool) -> Tensor:
+    """The window (n_fft,), with zeros on both sides of it."""
+    shape = WINDOWS.get(config.window)
+    window = torch.ones(config.win) if shape is None else shape(config.win, periodic=periodic)
+    left = (config.fft - config.win) // 2
+    return nn.functional.pad(window, (left, config.fft - config.win - left))
+
+
+def power_spectrum(x: Tensor, window: Tensor, hop: int) -> Tensor:
+    """Squared magnitudes of the windowed Fourier transform: (B, S) -> (B, T, n_fft // 2 + 1)."""
+    spectrum = torch.view_as_real(torch.fft.rfft(x.unfold(-1, window.numel(), hop) * window)).square_()
+    return spectrum[..., 0] + spectrum[..., 1]
+
+
+class MelFilters(nn.Module):
+    """Sums powers over the triangular filters of a mel scale.
+
+    A filter is zero but for a few bins, so the filters are applied in `BANDS` groups, each to the bins it needs: a
+    quarter of the work of one product with the whole matrix.
+
+    Args:
+        config: number and range of the filters.
+        scale: "slaney" or "htk", see `mel_filterbank`.
+    """
+
+    filterbank: Tensor
+
+    def __init__(self, config: FeatureConfig, *, scale: Literal["slaney", "htk"]) -> None:
+        super().__init__()
+        filterbank = mel_filterbank(config, scale=scale)
+        self.num_mels, self.num_bins = filterbank.shape
+        self.bands = []
+        for rows in torch.arange(self.num_mels, device="cpu").chunk(BANDS):
+            top, bottom = int(rows[0]), int(rows[-1]) + 1
+            bins = filterbank[top:bottom].any(0).nonzero()
+            first, last = (int(bins[0]), int(bins[-1]) + 1) if len(bins) else (0, 1)
+            self.bands.append((slice(top, bottom), slice(first, last)))
+        self.register_buffer("filterbank", filterbank.to(torch.get_default_device()), persistent=False)
+
+    def forward(self, x: Spectrum[Tensor, "B T F={self.num_bins}"]) -> Mel[Tensor, "B F'={self.num_mels} T"]:
+        """Sums the powers of each frame.
+
+        Args:
+            x: powers of a spectrum.
+        """
+        power = x.transpose(1, 2)  # (B, T, bins) -> (B, bins, T)
+        return torch.cat([self.filterbank[rows, bins] @ power[:, bins] for rows, bins in self.bands], 1)
+
+
+def mel_filterbank(config: FeatureConfig, *, scale: Literal["slaney", "htk"]) -> Tensor:
+    """Triangular filters (num_mels, n_fft // 2 + 1), evenly spaced on a mel scale; always on the CPU.
+
+    On the Slaney scale (Auditory Toolbox, 1998: a line below 1 kHz, a logarithm above) each filter has unit area per
+    Hz; on the HTK scale, ``2595 log10(1 + f / 700)``, each has unit height.
+    """
+    to_mel, to_hz = (slaney_mel, slaney_hz) if scale == "slaney" else (htk_mel, htk_hz)
+    with torch.device("cpu"):
+        low, high = (to_mel(torch.tensor(hz, dtype=torch.float64)).item() for hz in (config.low_hz, config.top_hz))
+        edges = to_hz(torch.linspace(low, high, config.num_mels + 2, dtype=torch.float64))[:, None]
+        bins = torch.linspace(0, config.rate / 2, config.fft // 2 + 1, dtype=torch.float64)
+    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    filters = torch.minimum(rise, fall).clamp(min=0)
+    if scale == "slaney":
+        filters = filters * 2 / (edges[2:] - edges[:-2])
+    return filters.float()
+
+
+def slaney_mel(hz: Tensor) -> Tensor:
+    """Hz to Slaney's mel: 200 / 3 Hz each up to 1 kHz, then 27 for every factor of 6.4."""
+    return torch.where(hz < 1000, hz * 3 / 200, 15 + 27 * torch.log(hz.clamp(min=1) / 1000) / math.log(6.4))
+
+
+def slaney_hz(mel: Tensor) -> Tensor:
+    """Slaney's mel to Hz."""
+    return torch.where(mel < 15, mel * 200 / 3, 1000 * torch.exp((mel - 15) * math.log(6.4) / 27))
+
+
+def htk_mel(hz: Tensor) -> Tensor:
+    """Hz to HTK's mel."""
+    return 2595 * torch.log10(1 + hz / 700)
+
+
+def htk_hz(mel: Tensor) -> Tensor:
+    """HTK's mel to Hz."""
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
+def keep_frames(size: int, frames: Tensor) -> Tensor:
+    """Mask (B, 1, size), True within each utterance's number of frames."""
+    return torch.arange(size, device=frames.device) < frames[:, None, None]
+
+
+def pad_frames(x: Tensor, multiple: int, value: float) -> Tensor:
+    """Pads the number of frames to a multiple, if that is not 0: (B, F, T) -> (B, F, T')."""
+    return nn.functional.pad(x, (0, -x.shape[-1] % multiple), value=value) if multiple else x
