@@ -2,7 +2,7 @@
 
 What a piece of a recording holds is a pure function of (file, offset, duration), whatever was read before and whatever
 a cache still holds. Lossless files at the wanted rate are read where the piece lies. Pieces of all others are cut out
-of blocks of half a minute, each decoded by a fresh decoder that starts half a second early: a lossy decoder that jumps
+of blocks of half a minute, each decoded by a fresh decoder that starts a second early: a lossy decoder that jumps
 needs a run-up (measured with libsndfile 1.2.2: MP3 and Vorbis are then equal to a decoding from the start, Opus below
 48 kHz differs by 2e-3 at most and 1e-4 in the mean), and a resampler must see what lies beside its piece.
 """
@@ -11,7 +11,7 @@ import math
 import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,25 +24,10 @@ from anemone.errors import DataError
 Signal = npt.NDArray[np.float32]
 
 BLOCK = 30  # seconds decoded at a time
-RUN_UP = 0.5  # seconds decoded and thrown away before and after a block
+RUN_UP = 1  # seconds decoded and thrown away before and after a block
 TOLERANCE = 0.1, 0.01  # a piece may be shorter than asked for by 0.1 s + 1 %: rounded durations, codec padding
+OVERHEAD = 512  # bytes a kept block costs besides its samples
 EXACT = "PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW"  # codings (FLAC's is PCM_16) that decode alike wherever one starts
-
-
-class Header(NamedTuple):
-    """What a file says about itself.
-
-    Attributes:
-        rate: samples per second.
-        frames: samples per channel.
-        channels: number of channels.
-        exact: whether decoding does not depend on where it starts.
-    """
-
-    rate: int
-    frames: int
-    channels: int
-    exact: bool
 
 
 def load_audio(
@@ -80,8 +65,7 @@ class Recordings:
     def __init__(self, rate: int, *, channel: int | None = None, cache_mb: float = 0) -> None:
         self.rate, self.channel = rate, channel
         self._free = int(cache_mb * 2**20)
-        self._keep = self._free > 0
-        self._headers: dict[str, Header] = {}
+        self._keeps = self._free > 0
         self._blocks: OrderedDict[tuple[str, int], Signal] = OrderedDict()
 
     def piece(self, path: str | Path, offset: float = 0.0, duration: float | None = None) -> Signal:
@@ -92,76 +76,72 @@ class Recordings:
         """
         name = os.fspath(path)
         try:
-            header = self._headers.get(name) or self._header(name)
             start = round(offset * self.rate)
-            wanted = None if duration is None else round(duration * self.rate)
-            audio = self._cut(name, header, start, wanted)
+            audio = self._cut(name, start, None if duration is None else start + round(duration * self.rate))
         except (soundfile.LibsndfileError, OSError) as error:
             raise DataError(_refusal(name, error)) from error
         seconds = len(audio) / self.rate
         if not len(audio):
-            raise DataError(f"`{name}` holds no audio from second {offset:g} on (it lasts {_seconds(header):g} s).")
+            raise DataError(f"`{name}` holds no audio from second {offset:g} on.")
         if duration is not None and seconds < duration - TOLERANCE[0] - TOLERANCE[1] * duration:
             raise DataError(f"`{name}` holds {seconds:.2f} s from second {offset:g} on, {duration:g} s were asked for.")
         if not math.isfinite(float(np.dot(audio, audio))):
             raise DataError(f"`{name}` holds samples that are not finite.")
         return audio
 
-    def _header(self, name: str) -> Header:
-        with soundfile.SoundFile(name) as file:
-            header = Header(file.samplerate, file.frames, file.channels, file.subtype.startswith(EXACT))
-        if self.channel is not None and not 0 <= self.channel < header.channels:
-            raise DataError(f"`{name}` has {header.channels} channel(s), so there is no channel {self.channel}.")
-        if self._keep:
-            self._headers[name] = header
-        return header
+    def _cut(self, name: str, start: int, stop: int | None) -> Signal:
+        """Samples [start, stop) at our rate; fewer where the recording ends."""
+        if start == 0 and stop is None:
+            with soundfile.SoundFile(name) as file:
+                return self._decode(name, file, 0, -1)
+        if not self._keeps:
+            with soundfile.SoundFile(name) as file:
+                if file.samplerate == self.rate and file.subtype.startswith(EXACT):
+                    return self._decode(name, file, start, -1 if stop is None else stop - start)
+        size = BLOCK * self.rate
+        number, parts = start // size, []
+        while True:
+            block = self._block(name, number)
+            first, last = number * size, (number + 1) * size
+            parts.append(block[max(0, start - first) : None if stop is None else stop - first])
+            if len(block) < size or (stop is not None and stop <= last):
+                return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            number += 1
 
-    def _cut(self, name: str, header: Header, start: int, wanted: int | None) -> Signal:
-        """Samples [start, start + wanted) at our rate; fewer where the recording ends."""
-        if start == 0 and wanted is None:
-            return self._decode(name, header, 0, -1)
-        if not self._keep and header.exact and header.rate == self.rate:
-            return self._decode(name, header, start, -1 if wanted is None else wanted)
-        block = BLOCK * self.rate
-        total = math.ceil(header.frames * self.rate / header.rate)
-        stop = total if wanted is None else min(start + wanted, total)
-        blocks = [self._block(name, header, i) for i in range(start // block, -(-stop // block))]
-        if not blocks:
-            return np.zeros(0, np.float32)
-        joined = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-        begin = start % block
-        return joined[begin : begin + stop - start]
-
-    def _block(self, name: str, header: Header, number: int) -> Signal:
-        """Block ``number`` of a recording at our rate, from memory if it is there."""
+    def _block(self, name: str, number: int) -> Signal:
+        """Block ``number`` of a recording at our rate, from memory if it is there; the last one is shorter."""
         key = name, number
         if key in self._blocks:
             self._blocks.move_to_end(key)
             return self._blocks[key]
-        run_up = int(RUN_UP * header.rate) if number else 0
-        start = number * BLOCK * header.rate - run_up
-        spare = int(RUN_UP * header.rate) if header.rate != self.rate else 0
-        audio = self._decode(name, header, start, run_up + BLOCK * header.rate + spare)
-        begin = run_up * self.rate // header.rate
-        audio = audio[begin : begin + BLOCK * self.rate]
-        if self._keep and audio.nbytes <= self._free + sum(kept.nbytes for kept in self._blocks.values()):
-            audio = np.ascontiguousarray(audio)
-            self._blocks[key] = audio
-            self._free -= audio.nbytes
-            while self._free < 0:
-                self._free += self._blocks.popitem(last=False)[1].nbytes
+        with soundfile.SoundFile(name) as file:
+            before = RUN_UP if number else 0
+            after = RUN_UP if file.samplerate != self.rate else 0
+            seconds = before + BLOCK + after
+            audio = self._decode(name, file, (number * BLOCK - before) * file.samplerate, seconds * file.samplerate)
+        audio = audio[before * self.rate : (before + BLOCK) * self.rate]
+        if self._keeps:
+            self._keep(key, audio)
         return audio
 
-    def _decode(self, name: str, header: Header, start: int, frames: int) -> Signal:
-        """Reads frames on a fresh decoder, mixes channels and resamples: (frames, channels) -> (S,)."""
-        with soundfile.SoundFile(name) as file:
-            if start >= file.frames:
-                return np.zeros(0, np.float32)
-            file.seek(start)
-            audio: Signal = file.read(frames, dtype="float32", always_2d=header.channels > 1)
+    def _keep(self, key: tuple[str, int], audio: Signal) -> None:
+        """Remembers a block and forgets the least used ones to make room."""
+        self._blocks[key] = np.ascontiguousarray(audio)
+        self._free -= audio.nbytes + OVERHEAD
+        while self._free < 0:
+            self._free += self._blocks.popitem(last=False)[1].nbytes + OVERHEAD
+
+    def _decode(self, name: str, file: soundfile.SoundFile, start: int, frames: int) -> Signal:
+        """Reads frames, mixes channels and resamples: (frames, channels) -> (S,)."""
+        if self.channel is not None and not 0 <= self.channel < file.channels:
+            raise DataError(f"`{name}` has {file.channels} channel(s), so there is no channel {self.channel}.")
+        if start >= file.frames:
+            return np.zeros(0, np.float32)
+        file.seek(start)
+        audio: Signal = file.read(frames, dtype="float32", always_2d=file.channels > 1)
         if audio.ndim == 2:
-            audio = audio.mean(axis=1) if self.channel is None else np.ascontiguousarray(audio[:, self.channel])
-        return resample(audio, header.rate, self.rate)
+            audio = audio.mean(axis=1) if self.channel is None else audio[:, self.channel]
+        return resample(np.ascontiguousarray(audio), file.samplerate, self.rate)
 
 
 def resample(audio: Signal, source: int, target: int) -> Signal:
@@ -208,10 +188,6 @@ def _scaled(array: npt.NDArray[Any]) -> Signal:
     half = 2.0 ** (8 * array.dtype.itemsize - 1)
     centred = array.astype(np.float64) - (half if array.dtype.kind == "u" else 0)
     return (centred / half).astype(np.float32)
-
-
-def _seconds(header: Header) -> float:
-    return round(header.frames / header.rate, 3)
 
 
 def _refusal(name: str, error: Exception) -> str:

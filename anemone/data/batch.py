@@ -1,9 +1,13 @@
 """What the loader hands to a task."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from anemone.data.audio import Signal
 
 
 class Batch(NamedTuple):
@@ -34,3 +38,18 @@ class Batch(NamedTuple):
         """Returns the same batch on a device; row numbers stay where they are."""
         audio, audio_len, targets, target_len = (tensor.to(device, non_blocking=True) for tensor in self[:4])
         return self._replace(audio=audio, audio_len=audio_len, targets=targets, target_len=target_len)
+
+
+def collate(clips: Sequence[Signal], targets: Sequence[Sequence[int]], rows: Sequence[int], *, rate: int) -> Batch:
+    """Returns a batch of clips (S_i,) and tokens (U_i,), padded with zeros to the longest."""
+    audio, audio_len = _padded(clips, np.float32)
+    tokens, target_len = _padded(targets, np.int64)
+    return Batch(audio, audio_len, tokens, target_len, torch.tensor(rows), rate)
+
+
+def _padded(sequences: Sequence[Any], dtype: type[np.generic]) -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = [len(sequence) for sequence in sequences]
+    padded = np.zeros((len(sequences), max(lengths)), dtype)
+    for line, sequence, length in zip(padded, sequences, lengths, strict=True):
+        line[:length] = sequence
+    return torch.from_numpy(padded), torch.tensor(lengths)

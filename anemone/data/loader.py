@@ -3,25 +3,21 @@
 A position in the data is two numbers, (epoch, step). Whoever starts there gets what an uninterrupted run gets.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from anemone.config import must
-from anemone.data.audio import Recordings, Signal
-from anemone.data.augment import AugmentConfig, augment
+from anemone.data.audio import Recordings
+from anemone.data.augment import AugmentConfig
 from anemone.data.batch import Batch
 from anemone.data.manifest import SHOWN, Index, Problem, log, report
 from anemone.data.plan import PlanConfig, Rows, plan
+from anemone.data.reader import Encode, Key, Loaded, Reader, pack, unpack
 from anemone.errors import DataError
-
-Encode = Callable[[str], Sequence[int]]
-Key = tuple[int, Rows]  # an epoch and the rows of one micro-batch
-Loaded = tuple[Batch | None, list[tuple[int, str]]]  # a micro-batch, and row and cause of each utterance it lost
 
 HOPELESS = 100  # utterances in a row from the start that cannot be used before the loader gives up
 
@@ -115,9 +111,11 @@ class Loader:
         self._position = (0, 0)
         self._plan_config = config.plan if training else evaluation
         self._plan: tuple[int, list[Rows]] = (-1, [])
-        self._reader = Reader(index, config, encode, seed if training else None)
+        cache_mb = config.cache_mb / max(1, config.num_workers)
+        recordings = Recordings(config.rate, channel=config.channel, cache_mb=cache_mb)
+        self._reader = Reader(index, recordings, encode, kinds=config.augment.chosen if training else (), seed=seed)
         self._keys = _Keys()
-        self._workers: DataLoader[Loaded] | None = None
+        self._workers: DataLoader[Any] | None = None
 
     def __len__(self) -> int:
         """Steps of the epoch that the position is in; with a budget in seconds they vary from epoch to epoch."""
@@ -191,9 +189,10 @@ class Loader:
                 sampler=self._keys,
                 num_workers=self.config.num_workers,
                 persistent_workers=True,
+                collate_fn=pack,
                 generator=torch.Generator(),  # or each epoch would draw from the global one
             )
-        return iter(self._workers)
+        return (unpack(packed) for packed in self._workers)
 
     def _accept(self, batch: Batch | None, failures: list[tuple[int, str]]) -> Batch | None:
         """Books what was loaded and reports what could not be, once."""
@@ -219,56 +218,6 @@ class Loader:
 
     def _give_up(self) -> None:
         raise DataError(f"none of {len(self._bad)} utterances could be used; the first: {self.problems[0]}")
-
-
-class Reader(Dataset[Loaded]):
-    """Makes micro-batches: recordings, tokens, padding. Runs in the workers.
-
-    Args:
-        index: the utterances.
-        config: how they are read.
-        encode: target text -> tokens or class number.
-        seed: of the augmentation; None for none.
-    """
-
-    def __init__(self, index: Index, config: DataConfig, encode: Encode, seed: int | None) -> None:
-        cache_mb = config.cache_mb / max(1, config.num_workers)
-        self.index, self.encode, self.seed = index, encode, seed
-        self.kinds = config.augment.chosen if seed is not None else ()
-        self.recordings = Recordings(config.rate, channel=config.channel, cache_mb=cache_mb)
-
-    def __getitem__(self, key: Key) -> Loaded:
-        """Returns the micro-batch of some rows, None if none of them can be used, and what is wrong with the others."""
-        epoch, numbers = key
-        clips, targets, rows, failures = [], [], [], []
-        for number, row in zip(numbers.tolist(), self.index.rows(numbers), strict=True):
-            try:
-                tokens = self.encode(row.target)
-                clip = self.recordings.piece(row.audio, row.offset, row.duration)
-            except DataError as error:
-                failures.append((number, str(error)))
-                continue
-            if self.kinds and self.seed is not None:
-                clip = augment(clip, self.recordings.rate, self.kinds, seed=self.seed, epoch=epoch, row=number)
-            clips.append(clip)
-            targets.append(tokens)
-            rows.append(number)
-        return (collate(clips, targets, rows, self.recordings.rate) if rows else None), failures
-
-
-def collate(clips: Sequence[Signal], targets: Sequence[Sequence[int]], rows: Sequence[int], rate: int) -> Batch:
-    """Returns a batch of clips (S_i,) and tokens (U_i,), padded with zeros to the longest."""
-    audio, audio_len = _padded(clips, np.float32)
-    tokens, target_len = _padded(targets, np.int64)
-    return Batch(audio, audio_len, tokens, target_len, torch.tensor(rows), rate)
-
-
-def _padded(sequences: Sequence[Any], dtype: type[np.generic]) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = [len(sequence) for sequence in sequences]
-    padded = np.zeros((len(sequences), max(lengths)), dtype)
-    for line, sequence, length in zip(padded, sequences, lengths, strict=True):
-        line[:length] = sequence
-    return torch.from_numpy(padded), torch.tensor(lengths)
 
 
 class _Keys(Sampler[Key]):
