@@ -47,7 +47,7 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
     """Replaces each tensor by that of rank 0."""
     if world() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(tensor.detach(), src=0)
 
 
 def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:

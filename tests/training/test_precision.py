@@ -1,0 +1,125 @@
+"""Precisions: products have the format that was asked for, and the scaler of float16 acts."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from anemone.data.batch import Batch
+from anemone.errors import ConfigError
+from anemone.losses import LossSum
+from anemone.testing import run_ranks
+from anemone.training.engine import Engine
+from anemone.training.precision import PRECISIONS, precision
+
+CPU = torch.device("cpu")
+
+
+class Product(nn.Module):
+    """One product, whose format it remembers; the gradient is multiplied by ``gain``."""
+
+    def __init__(self, gain=1.0):
+        super().__init__()
+        self.linear = nn.Linear(4, 1)
+        self.gain = gain
+        self.seen = None
+
+    def loss(self, batch):
+        y = self.linear(batch.audio)
+        self.seen = y.dtype
+        return LossSum(y.float().sum() * self.gain, torch.tensor(float(len(y))))
+
+
+def batch():
+    audio = torch.arange(8.0).view(2, 4) / 8
+    return Batch(audio, torch.full((2,), 4), torch.zeros(2, 1).long(), torch.ones(2).long(), torch.arange(2))
+
+
+def engine(task, name, lr=0.1):
+    optimizer = torch.optim.SGD([{"params": task.parameters(), "base_lr": lr}])
+    return Engine(task, optimizer, lambda step: 1.0, precision=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "format"), [("32", torch.float32), ("16-mixed", torch.float16), ("bf16-mixed", torch.bfloat16)]
+)
+def test_a_product_has_the_format_of_the_precision_and_weights_stay_float32(name, format):
+    task = Product()
+    e = engine(task, name)
+    e.step([batch()])
+    assert task.seen == format
+    assert {p.dtype for p in task.parameters()} == {p.grad.dtype for p in task.parameters()} == {torch.float32}
+    task.seen = None
+    with e.evaluation():
+        task.loss(batch())
+    assert task.seen == format
+
+
+def test_tf32_is_refused_on_a_cpu_with_the_reason():
+    with pytest.raises(ConfigError, match=r"`precision` must be 32, 16-mixed or bf16-mixed on this device \(cpu\), but"):
+        precision("tf32", CPU)
+    with pytest.raises(ConfigError, match=r"matrix units of NVIDIA GPUs since Ampere"):
+        engine(Product(), "tf32")
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ConfigError, match=r"`precision` must be one of \['16-mixed', '32', 'bf16-mixed', 'tf32'\]"):
+        precision("16", CPU)
+    assert [name for name, p in PRECISIONS.items() if p.scaled] == ["16-mixed"]
+
+
+def test_the_scaler_halves_its_scale_on_overflow_and_skips_without_counting_it():
+    task = Product(gain=1e3)  # 1e3 * 65536 does not fit into float16
+    e = engine(task, "16-mixed")
+    before = task.linear.weight.detach().clone()
+    result = e.step([batch()])
+    assert result.skipped == "overflow" and e.nonfinite == 0
+    assert e.scaler.get_scale() == 65536 / 2
+    assert torch.equal(task.linear.weight, before)
+    for _ in range(12):
+        result = e.step([batch()])
+    assert result.skipped == "" and not torch.equal(task.linear.weight, before)
+
+
+def test_the_scaled_gradient_is_unscaled_before_it_is_used():
+    plain, scaled = Product(), Product()
+    scaled.load_state_dict(plain.state_dict())
+    e = engine(scaled, "16-mixed")
+    e.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    a, b = engine(plain, "32").step([batch()]), e.step([batch()])
+    assert b.grad_norm == pytest.approx(a.grad_norm, rel=1e-3)
+    torch.testing.assert_close(scaled.linear.weight, plain.linear.weight, rtol=1e-3, atol=1e-3)
+
+
+def test_the_scale_grows_after_enough_good_steps():
+    task = Product(gain=1e-3)
+    e = engine(task, "16-mixed", lr=1e-6)
+    e.scaler.set_growth_interval(3)
+    for _ in range(3):
+        e.step([batch()])
+    assert e.scaler.get_scale() == 2 * 65536
+
+
+def test_an_overflow_that_no_scale_can_cure_counts_as_nonfinite():
+    task = Product(gain=1.0)
+    task.linear.weight.register_hook(lambda gradient: gradient * math.inf)
+    e = engine(task, "16-mixed")
+    for _ in range(17):
+        assert e.step([batch()]).skipped == "overflow"
+    assert e.step([batch()]).skipped == "gradient" and e.nonfinite == 1
+
+
+def overflow_on_one(rank):
+    task = Product(gain=1e3 if rank == 1 else 1e-3)
+    with torch.no_grad():
+        task.linear.weight.fill_(0.1)
+    e = engine(task, "16-mixed")
+    result = e.step([batch()])
+    return result.skipped, e.scaler.get_scale(), float(task.linear.weight.sum())
+
+
+def test_an_overflow_of_one_rank_is_found_by_all():
+    first, second = run_ranks(2, overflow_on_one)
+    assert first == second
+    assert first[:2] == ("overflow", 32768.0) and first[2] == pytest.approx(0.4)
