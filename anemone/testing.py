@@ -77,8 +77,8 @@ def _hum(seconds: float, rate: int, seed: int) -> Signal:
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * rate)) / rate
     steps = np.arange(int(4 * seconds) + 2) / 4
-    goals = rng.uniform(*np.transpose(SPANS), (len(steps), 3)).T
-    pitch, first, second = (np.interp(time, steps, goal) for goal in goals)
+    low, high = np.array(SPANS, float).T
+    pitch, first, second = (np.interp(time, steps, goal) for goal in rng.uniform(low, high, (len(steps), 3)).T)
     phase = 2 * np.pi * np.cumsum(pitch) / rate
     audio = np.zeros(len(time))
     for harmonic in range(1, 30):

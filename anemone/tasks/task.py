@@ -63,7 +63,8 @@ class Task(nn.Module):
             audio: (B, S) float32 at ``rate``.
             audio_len: (B,) samples.
         """
-        audio = F.pad(audio, (0, max(0, self.hop - audio.shape[1])))
+        if audio.shape[1] < self.hop:
+            audio = F.pad(audio, (0, self.hop - audio.shape[1]))
         return self.network(audio, audio_len.clamp(min=self.hop))
 
     # --- what training asks -------------------------------------------------------------------------------------------

@@ -98,6 +98,7 @@ def test_an_empty_text_costs_the_blanks_alone():
         result = ctc_loss(log_probs, torch.tensor([4, 2]), targets, torch.tensor([0, 0]), reduction="mean")
         torch.testing.assert_close(result.total, -log_probs[0, :, 2].sum() - log_probs[1, :2, 2].sum())
         assert torch.autograd.grad(result.total, log_probs)[0].isfinite().all()
+        assert not infeasible(torch.tensor([4, 0]), targets, torch.tensor([0, 0])).any()
 
 
 def test_autocast_does_not_lower_the_precision():

@@ -1,5 +1,7 @@
 """What the verbs share: any kind of recording, any order, any batch; the state of the task is put back."""
 
+import copy
+
 import numpy as np
 import pytest
 import soundfile
@@ -60,9 +62,9 @@ def test_spec_augment_stands_in_the_chain_where_it_is_set(task):
 
 
 def test_paths_pairs_arrays_and_tensors_give_the_same(task, tmp_path):
-    audio = speech(0.7)
-    soundfile.write(tmp_path / "a.wav", audio, 16_000, subtype="FLOAT")
-    pcm = (audio * 32768).round().clip(-32768, 32767).astype(np.int16)
+    pcm = (speech(0.7) * 32767).round().astype(np.int16)
+    audio = pcm.astype(np.float32) / 32768
+    soundfile.write(tmp_path / "a.wav", pcm, 16_000)
     sources = [tmp_path / "a.wav", str(tmp_path / "a.wav"), audio, torch.from_numpy(audio), (audio, 16_000)]
     sources += [(torch.from_numpy(audio), 16_000), np.stack([audio, audio]), pcm, torch.from_numpy(pcm)]
     results = run(task, sources)
@@ -77,13 +79,13 @@ def test_another_rate_is_resampled(task):
 
 
 def scores(task, sources, batch_size):
-    """The network's outputs in input order, whatever the verb makes of them."""
-    read = (lambda out: list(out)) if kind_of(task) == "classification" else by_length
+    """The probabilities of each recording in input order, whatever the verb makes of them."""
+    read = (lambda out: list(out.softmax(-1))) if kind_of(task) == "classification" else by_length
     return task.answer(sources, batch_size, read)
 
 
 def by_length(out):
-    return [x[:n] for x, n in zip(*out, strict=True)]
+    return [x[:n].exp() for x, n in zip(*out, strict=True)]
 
 
 def test_answers_keep_the_order_and_do_not_depend_on_the_batch(task):
@@ -211,6 +213,23 @@ def test_states_add_and_start_from_zero(task):
     assert all(isinstance(value, float) for value in summary.values())
     assert not any(v.requires_grad for v in total.values())
     assert task.summarize(zero)["loss"] == 0.0
+
+
+def test_the_loss_is_float32_under_autocast(task):
+    batch = batch_for(task)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = task.loss(batch)
+    assert low.total.dtype == torch.float32
+    torch.testing.assert_close(low.total, task.loss(batch).total, rtol=0.05, atol=0)
+
+
+def test_a_copy_is_a_task_of_its_own(task):
+    again = copy.deepcopy(task)
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.zero_()
+    assert any(p.any() for p in task.parameters())
+    assert again.encode("yes") == task.encode("yes")
 
 
 def test_a_loss_of_another_task_is_refused(task):
