@@ -49,6 +49,19 @@ def load_tensors_into(module: nn.Module, tensors: Mapping[str, Tensor], *, stric
     Raises:
         ArchiveError: a shape or kind of number differs, or (if strict) a name is missing or unknown; lists them all.
     """
+    check_fit(module, tensors, strict=strict)
+    _put(module, {name: tensors[name] for name in module.state_dict() if name in tensors})
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """Raises if `load_tensors_into` would.
+
+    A module that was built on the meta device costs no memory: so the config of a stranger, which may ask for any
+    size, can be held against the tensors that came with it before a byte is reserved.
+
+    Raises:
+        ArchiveError: as `load_tensors_into`.
+    """
     own = module.state_dict()
     fitting = {name: tensors[name] for name in own if name in tensors}
     problems = [(name, why) for name, tensor in fitting.items() if (why := _misfit(own[name], tensor))]
@@ -63,7 +76,6 @@ def load_tensors_into(module: nn.Module, tensors: Mapping[str, Tensor], *, stric
         lines = [f"`{name}` {why}.{_similar(name, others.get(name, []))}" for name, why in problems[:MAX_LISTED]]
         lines += [f"... and {len(problems) - MAX_LISTED} more."] if len(problems) > MAX_LISTED else []
         raise ArchiveError("\n  ".join([f"the tensors do not fit {type(module).__name__}:", *lines]))
-    _put(module, fitting)
 
 
 def load_part(model: nn.Module, part: str, source: str | Path | Archive, *, source_part: str | None = None) -> Report:

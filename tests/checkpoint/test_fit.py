@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from anemone.checkpoint.archive import Archive, write_archive
-from anemone.checkpoint.fit import load_part, load_tensors_into
+from anemone.checkpoint.fit import check_fit, load_part, load_tensors_into
 from anemone.errors import ArchiveError
 
 
@@ -77,6 +77,14 @@ def test_every_misfit_is_named_and_nothing_is_changed():
     assert missing in lines
     assert "  `network.head.wieght` is not in the model. Did you mean `network.head.weight`?" in lines
     assert all(torch.equal(target.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_a_module_of_any_size_is_held_against_tensors_without_memory():
+    with torch.device("meta"):
+        target = nn.Linear(1 << 20, 1 << 20)  # 4 TiB
+    with pytest.raises(ArchiveError, match=r"`weight` must be \[1048576, 1048576\], but is \[2, 2\] instead"):
+        check_fit(target, nn.Linear(2, 2).state_dict())
+    check_fit(target, target.state_dict())
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
