@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import anemone
 from anemone.checkpoint import members as members_module
 from anemone.checkpoint.archive import Archive, read_archive, write_archive
 from anemone.checkpoint.safe import load_tensors, open_members
 from anemone.errors import AnemoneError, ArchiveError
+from anemone.testing import tiny
 
 CONFIG = b"task:\n  kind: classification\n"
 
@@ -486,6 +488,32 @@ def test_a_tensor_named_twice_is_refused(tmp_path, refused):
     text = json.dumps(entry(0, 4, [1]))
     data = with_header(f'{{"x": {text}, "x": {text}}}'.encode(), bytes(4))
     refused(with_tensors(data, tmp_path), r"has a header that is refused: `x` stands in it twice")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        (torch.ones(3, 3), r"must be \[\d+, \d+\], but is \[3, 3\] instead"),
+        (torch.ones(1 << 20), r"must be \[\d+, \d+\], but is \[1048576\] instead"),
+        (torch.empty(0), r"must be \[\d+, \d+\], but is \[0\] instead"),
+        (None, r"is missing in the archive"),
+    ],
+)
+def test_weights_of_wrong_shapes_are_refused_by_name(tmp_path, refused, wrong, fault):
+    anemone.save(tiny(), tmp_path / "m.anemone")
+    archive = read_archive(tmp_path / "m.anemone")
+    archive.tensors["head.linear.weight"] = wrong
+    tensors = {name: tensor for name, tensor in archive.tensors.items() if tensor is not None}
+    write_archive(tmp_path / "m.anemone", archive._replace(tensors=tensors))
+    refused(tmp_path / "m.anemone", rf"`head.linear.weight` {fault}", anemone.load)
+
+
+def test_weights_of_a_wrong_kind_of_number_are_refused_by_name(tmp_path, refused):
+    anemone.save(tiny(), tmp_path / "m.anemone")
+    archive = read_archive(tmp_path / "m.anemone")
+    archive.tensors["head.linear.weight"] = archive.tensors["head.linear.weight"].to(torch.int8)
+    write_archive(tmp_path / "m.anemone", archive)
+    refused(tmp_path / "m.anemone", r"`head.linear.weight` must be torch.float32, but is torch.int8", anemone.load)
 
 
 # --- headers of a tar that lie ----------------------------------------------------------------------------------------
