@@ -1,7 +1,7 @@
 """Helpers for tests, ours and yours: a bit of speech, small tasks, and processes that train together."""
 
+import functools
 import importlib.util
-import itertools
 import json
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from anemone.data.audio import Signal, load_audio
+from anemone.data.audio import Recordings, Signal
 from anemone.tasks import rebuild
 from anemone.tasks.task import Task
 
@@ -32,7 +32,6 @@ TINY: dict[str, dict[str, Any]] = {
     "classification": {"labels": ["yes", "no", "stop"]},
     "recognition": {"tokenizer": {"kind": "characters", "characters": list(LETTERS)}},
 }
-SPANS = (90, 220), (300, 800), (900, 2200)  # pitch and two formants, in Hz
 SMALL_NET = {
     "kind": "quartznet",
     "size": "custom",
@@ -47,45 +46,32 @@ SMALL_NET = {
 def speech(seconds: float = 1.0, *, rate: int = 16_000, seed: int = 0) -> Signal:
     """Returns recorded human speech: words of the embedded recordings, one after the other.
 
-    Without the recordings, as in a package that was stripped of them, a voice-like sum of harmonics stands in.
-
     Args:
         seconds: how long.
         rate: samples per second.
-        seed: which words; the same seed gives the same samples.
+        seed: which word is first; the same seed gives the same samples.
 
     Returns:
         (S,) float32 in [-1, 1].
     """
-    manifest = WORDS / "test.jsonl"
-    if not manifest.is_file():
-        return _hum(seconds, rate, seed)
-    rows = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
-    order = np.random.default_rng(seed).permutation(len(rows))
+    rows, recordings = _words(), _recordings(rate)
     wanted, pieces = round(seconds * rate), [np.zeros(0, np.float32)]
-    for number in itertools.cycle(order):
-        if sum(len(piece) for piece in pieces) >= wanted:
-            break
-        row = rows[number]
-        piece = load_audio(WORDS / row["audio_filepath"], rate, offset=row["offset"], duration=row["duration"])
-        pieces.append(piece)
+    number = int(np.random.default_rng(seed).integers(len(rows)))
+    while sum(len(piece) for piece in pieces) < wanted:
+        row = rows[number % len(rows)]
+        pieces.append(recordings.piece(WORDS / row["audio_filepath"], row["offset"], row["duration"]))
+        number += 1
     return np.concatenate(pieces)[:wanted]
 
 
-def _hum(seconds: float, rate: int, seed: int) -> Signal:
-    """Harmonics of a gliding pitch under two formants that move four times a second: (S,)."""
-    rng = np.random.default_rng(seed)
-    time = np.arange(round(seconds * rate)) / rate
-    steps = np.arange(int(4 * seconds) + 2) / 4
-    low, high = np.array(SPANS, float).T
-    pitch, first, second = (np.interp(time, steps, goal) for goal in rng.uniform(low, high, (len(steps), 3)).T)
-    phase = 2 * np.pi * np.cumsum(pitch) / rate
-    audio = np.zeros(len(time))
-    for harmonic in range(1, 30):
-        distance = np.minimum(abs(harmonic * pitch - first), abs(harmonic * pitch - second))
-        audio += np.exp(-distance / 150) * np.sin(harmonic * phase)
-    audio *= 0.1 * np.abs(np.sin(4 * np.pi * time))
-    return audio.clip(-1, 1).astype(np.float32)
+@functools.cache
+def _words() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (WORDS / "test.jsonl").read_text("utf-8").splitlines()]
+
+
+@functools.cache
+def _recordings(rate: int) -> Recordings:
+    return Recordings(rate, cache_mb=64)
 
 
 def tiny(kind: Literal["classification", "recognition"] = "classification", *, seed: int = 0) -> Task:

@@ -136,9 +136,9 @@ class ClassificationTask(Task):
         Raises:
             DataError: a recording cannot be read, or is empty; says which.
         """
-        return self.answer(sources, batch_size, self._read)
+        return self.answer(sources, batch_size, self._classified)
 
-    def _read(self, logits: Tensor) -> list[Classification]:
+    def _classified(self, logits: Tensor) -> list[Classification]:
         rows = logits.float().softmax(-1).tolist()
         tables = [dict(zip(self.labels, row, strict=True)) for row in rows]
         return [Classification(best := max(t, key=t.__getitem__), t[best], t) for t in tables]

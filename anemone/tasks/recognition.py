@@ -145,9 +145,9 @@ class RecognitionTask(Task):
         Raises:
             DataError: a recording cannot be read, or is empty; says which.
         """
-        return self.answer(sources, batch_size, self._read)
+        return self.answer(sources, batch_size, self._transcribed)
 
-    def _read(self, output: tuple[Tensor, Tensor]) -> list[Transcript]:
+    def _transcribed(self, output: tuple[Tensor, Tensor]) -> list[Transcript]:
         return [Transcript(self.tokenizer.decode(found.tokens), found.tokens) for found in self._decode(*output)]
 
     def _report(self, lost: Tensor, batch: Batch) -> None:
