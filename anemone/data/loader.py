@@ -51,7 +51,7 @@ class DataConfig:
     """Processes that read ahead; 0 reads in the training process itself."""
 
     cache_mb: int = 512
-    """MiB of decoded recordings to keep in memory, all workers of a rank together."""
+    """MiB of decoded recordings that a loader keeps in memory, all its workers together."""
 
     eval_batch_size: int = 32
     """Utterances in a batch of an evaluation."""

@@ -95,6 +95,8 @@ class Index:
         Raises:
             DataError: no such manifest, no usable line in all of them, or a bad line where these are refused.
         """
+        if not manifests:
+            raise DataError("the list of manifests must name one or more, but is empty.")
         paths = [find_manifest(manifest) for manifest in manifests]
         hashes = [_hash(path) for path in paths]
         home = os.path.expanduser("~")
@@ -107,7 +109,7 @@ class Index:
         report(index.problems, len(index) + len(index.problems), skip_bad=skip_bad)
         if not len(index):
             names = ", ".join(f"`{path}`" for path in paths)
-            raise DataError(f"{names or 'the list of manifests'} must hold utterances, but there is none to use.")
+            raise DataError(f"{names} must hold utterances, but there is none to use.")
         return index
 
     @classmethod

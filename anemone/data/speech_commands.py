@@ -23,10 +23,10 @@ V1 = (
     *("bed", "bird", "cat", "dog", "happy", "house", "marvin", "sheila", "tree", "wow"),
 )
 WORDS = {"v1": V1, "v2": (*V1, "backward", "follow", "forward", "learn", "visual")}
-LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
+LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 NOISE = "_background_noise_"
 # share of each noise recording that a split's silence is cut from: no second of noise is in two splits
-NOISE_SHARES = {"train": (0.0, 0.8), "valid": (0.8, 0.9), "test": (0.9, 1.0)}
+NOISE_SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 
 Entry = dict[str, Any]
 log = logging.getLogger("anemone.data")
@@ -39,11 +39,11 @@ def prepare(
     version: Literal["auto", "v1", "v2"] = "auto",
     classes: Literal["all", "12"] = "all",
 ) -> dict[str, Path]:
-    """Writes the manifests of a folder of Speech Commands and returns them by split: train, valid, test.
+    """Writes the manifests of a folder of Speech Commands and returns them by split: train, validation, test.
 
     Args:
         folder: where the archive is unpacked.
-        out: where ``train.jsonl``, ``valid.jsonl`` and ``test.jsonl`` go; made if it does not exist.
+        out: where ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` go; made if it does not exist.
         version: "v1" (30 words) or "v2" (35) insists on all of its words and takes no others; "auto" takes what is
             there.
         classes: "all" words, or "12" classes.
