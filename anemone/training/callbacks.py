@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -107,7 +107,7 @@ class Metrics(EachStep):
             "train/loss": ledger.total / max(ledger.count, 1.0),
             "train/lr": module.engine.optimizer.param_groups[0]["lr"],
             "train/grad_norm": module.result.grad_norm,
-            "train/epoch": float(ledger.epoch),
+            "train/epochs": float(ledger.epoch),
             "train/skipped": float(ledger.skipped),
             f"{SPEED}data_share": meter.data_share,
             f"{SPEED}audio_seconds_per_second": meter.audio_rate,
@@ -193,16 +193,18 @@ class Finish(Callback):
         if module.stop != "finished":
             log.info("Stopped at step %d of %d; the same command goes on.", module.engine.steps, module.total_steps)
             return
-        metrics = dict(module.ledger.metrics)
+        steps, metrics = module.engine.steps, dict(module.ledger.metrics)
         if self.best and module.ledger.best:
             metrics = self._choose_best(module)
         metrics |= module.evaluate(self.sets)
         module.ledger.metrics = metrics
         module.engine.settle()
         if ranks.rank() == 0:
-            write_json(self.folder / "results.json", {"steps": module.engine.steps, "metrics": metrics})
-            tasks.save(module.task, self.folder / "model.anemone")
-        log.info("Finished after %d steps: `%s`.", module.engine.steps, self.folder / "model.anemone")
+            write_json(
+                self.folder / "results.json", {"steps": steps, "of_step": module.engine.steps, "metrics": metrics}
+            )
+            tasks.save(module.task, self.folder / "model.anemone", notes=card_notes(module, metrics))
+        log.info("Finished after %d steps: `%s`.", steps, self.folder / "model.anemone")
 
     def _choose_best(self, module: TrainingModule) -> dict[str, float]:
         """Puts in the weights of the best evaluation."""
@@ -213,6 +215,23 @@ class Finish(Callback):
             load_tensors_into(module.task, saved.model)
             module.engine.load_state_dict(saved.state["engine"])
         return best
+
+
+def card_notes(module: TrainingModule, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What the model card says of the run; scores are those of the test set, or else of the validation set."""
+    config, index = module.config, module.index
+    names = [name.partition("/")[0] for name in metrics]
+    held_out = next((name for name in names if name.startswith("test")), names[0] if names else "")
+    hours = float(index.durations.sum()) / 3600
+    return {
+        "name": Path(config.run.folder).name,
+        "datasets": sorted({Path(manifest).absolute().parent.name for manifest in config.data.train}),
+        "scores": {
+            name.partition("/")[2]: value for name, value in metrics.items() if name.partition("/")[0] == held_out
+        },
+        "trained_on": f"{len(index)} utterances, {hours:.2f} h (fingerprint {index.fingerprint})",
+        "trained_for": f"{module.engine.steps} steps",
+    }
 
 
 def log_row(trainer: Trainer, row: Mapping[str, float], step: int) -> None:

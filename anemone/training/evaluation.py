@@ -51,7 +51,7 @@ def evaluation_loader(task: Task, index: Index, data: DataConfig) -> Loader:
 
 def measure(task: Task, batches: Iterable[Sequence[Batch]], device: torch.device) -> dict[str, float]:
     """Returns the task's metrics over the batches of all ranks. The caller sets mode and precision."""
-    states = task.zero_states()
+    states = {name: value.clone() for name, value in task.zero_states().items()}
     for step in batches:
         for batch in step:
             for name, value in task.evaluate(batch.to(device)).items():

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -32,6 +33,11 @@ from anemone.training.strategy import Joined
 log = logging.getLogger("anemone.training")
 
 Sets = dict[str, Index]
+
+HARMLESS = {
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated": "Lightning 2.6 under PyTorch 2.13; it works as before",
+}
+"""Warnings of Lightning that no user can do anything about, and why."""
 
 
 def launch(config: ExperimentConfig) -> TrainResult:
@@ -77,7 +83,10 @@ def launch(config: ExperimentConfig) -> TrainResult:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(module)
+        with warnings.catch_warnings():
+            for message in HARMLESS:
+                warnings.filterwarnings("ignore", message)
+            trainer.fit(module)
     return TrainResult(task.eval(), folder, module.ledger.metrics, module.stop == "finished")
 
 

@@ -44,14 +44,17 @@ class Step:
 
 
 class Feed:
-    """The steps of a loader, each with its place in the data; every pass is the rest of one epoch."""
+    """The steps of a loader, each with its place in the data; a pass is what is left of an epoch.
 
-    def __init__(self, loader: Loader, epoch: int = 0, number: int = 0) -> None:
-        self.loader = loader
-        self.loader.set_position(epoch, number)
+    A pass starts where the ledger says that training stands, however far the data were read ahead.
+    """
+
+    def __init__(self, loader: Loader, ledger: "Ledger") -> None:
+        self.loader, self.ledger = loader, ledger
 
     def __iter__(self) -> Iterator[Step]:
-        """Yields the steps from the loader's position to the end of its epoch."""
+        """Yields the steps from where training stands to the end of that epoch."""
+        self.loader.set_position(self.ledger.epoch, self.ledger.number)
         place = self.loader.state_dict()
         before = time.perf_counter()
         for number, micro_batches in enumerate(self.loader, start=place["step"]):
@@ -193,24 +196,35 @@ class TrainingModule(LightningModule):
                 state["engine"]["optimizer"] = None
             self.engine.load_state_dict(state["engine"])
             self.ledger = Ledger(**state["ledger"])
-            self.trainer.fit_loop.load_state_dict(state["loops"])
             set_random_states(state["random"])
             self.checkpoint = None
+            self._set_counters()
+
+    def _set_counters(self) -> None:
+        """Tells Lightning how many epochs and optimizer steps are done."""
+        loops = self.trainer.fit_loop
+        state, taken = loops.state_dict(), self.engine.steps - self.ledger.skipped
+        for name, done in (
+            ("epoch_progress", self.ledger.epoch),
+            ("epoch_loop.manual_optimization.optim_step_progress", taken),
+        ):
+            state[name] = {kind: dict.fromkeys(counts, done) for kind, counts in state[name].items()}
+        loops.load_state_dict(state)
+        loops.restarting = False
 
     def train_dataloader(self) -> Feed:
-        """The steps from where the run stands."""
-        config = self.config
+        """The steps of this rank."""
         loader = Loader(
             self.index,
-            config.data,
+            self.config.data,
             self.task.encode,
             training=True,
-            seed=config.run.seed,
+            seed=self.config.run.seed,
             rank=ranks.rank(),
             world=ranks.world(),
-            batches_per_step=config.trainer.batches_per_step,
+            batches_per_step=self.config.trainer.batches_per_step,
         )
-        return Feed(loader, self.ledger.epoch, self.ledger.number)
+        return Feed(loader, self.ledger)
 
     def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
         """Leaves moving to the engine, micro-batch by micro-batch."""
@@ -221,7 +235,8 @@ class TrainingModule(LightningModule):
         self.result = self.engine.step(batch.micro_batches)
         self.meter.add(batch, self.result.loss)
         ledger = self.ledger
-        ledger.epoch, ledger.number = batch.epoch, batch.number + 1
+        last = self.trainer.is_last_batch
+        ledger.epoch, ledger.number = (batch.epoch + 1, 0) if last else (batch.epoch, batch.number + 1)
         ledger.skipped += bool(self.result.skipped)
         if not self.result.skipped:
             ledger.total += self.result.total
@@ -250,7 +265,6 @@ class TrainingModule(LightningModule):
                 "optim": type(self.config.optim).__name__,
                 "engine": self.engine.state_dict(),
                 "ledger": asdict(self.ledger),
-                "loops": self.trainer.fit_loop.state_dict(),
                 "random": random_states(),
             }
             write_checkpoint(folder, self.engine.steps, Checkpoint(self.task.state_dict(), state))

@@ -9,12 +9,18 @@ from typing import Literal, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from anemone.training import ranks
 from anemone.training.module import TrainingModule
 
 ProgressKind = Literal["auto", "bar", "lines", "none"]
+
+LIGHTNING = ("lightning.pytorch", "lightning.fabric")
+"""Loggers that speak of hardware and settings."""
+
+WIDE = 100
+"""Columns from which on there is room for a bar beside the numbers."""
 
 LINE_SECONDS = 10.0
 """Between two lines where there is no terminal."""
@@ -40,7 +46,8 @@ class ProgressBar(Callback):
         module = cast(TrainingModule, pl_module)
         self.shown = time.monotonic()
         if self.kind == "bar":
-            columns = (TextColumn("{task.description}"), BarColumn(None), TimeElapsedColumn(), TimeRemainingColumn())
+            bar = [BarColumn(None)] if self.console.width >= WIDE else []
+            columns = (TextColumn("{task.description}"), *bar, TimeRemainingColumn(compact=True))
             self.bar = Progress(*columns, console=self.console, refresh_per_second=4, expand=True)
             self.task = self.bar.add_task("training", total=module.total_steps, completed=module.engine.steps)
             self.bar.start()
@@ -61,7 +68,7 @@ class ProgressBar(Callback):
             self.bar.update(self.task, completed=module.engine.steps, description=status(module))
         elif self.kind == "lines" and (now - self.shown > LINE_SECONDS or last):
             self.shown = now
-            self.console.print(status(module), highlight=False, markup=False)
+            self.console.print("step " + status(module), highlight=False, markup=False, soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves the bar as it is."""
@@ -81,8 +88,8 @@ def status(module: TrainingModule) -> str:
     """The line that a bar or a log shows."""
     meter, rate = module.meter, module.engine.optimizer.param_groups[0]["lr"]
     return (
-        f"step {module.engine.steps}/{module.total_steps}  epoch {module.ledger.epoch}  loss {meter.loss:.4f}  "
-        f"lr {rate:.2e}  data {meter.data_share:.0%}  {meter.audio_rate:.0f} audio-s/s  {meter.step_rate:.1f} steps/s"
+        f"{module.engine.steps}/{module.total_steps}  epoch {module.ledger.epoch}  loss {meter.loss:.4f}  "
+        f"lr {rate:.1e}  data {meter.data_share:.0%}  {meter.audio_rate:.0f} audio-s/s"
     )
 
 
@@ -92,11 +99,13 @@ def narration(folder: Path, console: Console) -> Iterator[None]:
 
     Lightning's own remarks about hardware and settings are kept out.
     """
-    ours, lightning = logging.getLogger("anemone"), logging.getLogger("lightning.pytorch")
-    levels = ours.level, lightning.level
+    ours = logging.getLogger("anemone")
+    levels = {logger: logger.level for logger in (ours, *map(logging.getLogger, LIGHTNING))}
     handlers = [_ConsoleHandler(console), _file_handler(folder / "log.txt")] if ranks.is_first() else []
-    ours.setLevel(logging.INFO if ranks.is_first() else logging.ERROR)
-    lightning.setLevel(logging.ERROR)
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    if ranks.is_first():
+        ours.setLevel(logging.INFO)
     for handler in handlers:
         ours.addHandler(handler)
     try:
@@ -105,8 +114,8 @@ def narration(folder: Path, console: Console) -> Iterator[None]:
         for handler in handlers:
             ours.removeHandler(handler)
             handler.close()
-        ours.setLevel(levels[0])
-        lightning.setLevel(levels[1])
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _file_handler(path: Path) -> logging.Handler:
@@ -124,4 +133,4 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
-        self.console.print(record.getMessage(), style=style, markup=False, highlight=False)
+        self.console.print(record.getMessage(), style=style, markup=False, highlight=False, soft_wrap=True)
