@@ -25,7 +25,7 @@ class FullConv(nn.Conv1d):
         pad = dilation * (kernel // 2)
         super().__init__(d_in, d_model, kernel, stride, pad, dilation, bias=False)
 
-    def forward(self, x: Hidden[Tensor, "B T D={self.in_channels}"]) -> Hidden[Tensor, "B T' D={self.out_channels}"]:
+    def forward(self, x: Hidden[Tensor, "B T C={self.in_channels}"]) -> Hidden[Tensor, "B T' D={self.out_channels}"]:
         """Returns every ``stride``-th frame of the convolution.
 
         Args:
@@ -37,9 +37,8 @@ class FullConv(nn.Conv1d):
 class ConvUnit(nn.Module):
     """One convolution over time and its batch normalisation.
 
-    Padded frames are set to zero before the normalisation and count in its statistics: what Jasper's masked
-    convolutions do, and what published weights were trained with. So a batch of two equals each alone in evaluation
-    mode only.
+    Padded frames are set to zero before each convolution, and what comes of them counts in the statistics: so Jasper's
+    code does, and so published weights were trained. A batch of two equals each alone in evaluation mode only.
 
     Args:
         d_in: width of the input.
@@ -65,20 +64,19 @@ class ConvUnit(nn.Module):
         nn.init.xavier_uniform_(self.pointwise.weight)
         self.norm = nn.BatchNorm1d(d_model, eps=1e-3)
 
-    def forward(self, x: Hidden[Tensor, "B T D={self.d_in}"], x_len: Frames[Tensor, "B"]) -> Encoded:
+    def forward(self, x: Hidden[Tensor, "B T C={self.d_in}"], x_len: Frames[Tensor, "B"]) -> Encoded:
         """Returns the normalised convolution of the valid frames; beyond them it sees zeros.
 
         Args:
             x: states.
             x_len: valid frames.
         """
-        if self.kernel > 1:
-            x = x * keep_mask(x_len, x.shape[1])
+        x = x * keep_mask(x_len, x.shape[1])
+        x_len = (x_len + self.stride - 1) // self.stride
         if self.depthwise is not None:
             x = self.depthwise(x)
+            x = x * keep_mask(x_len, x.shape[1])
         x = self.pointwise(x)
-        x_len = (x_len + self.stride - 1) // self.stride
-        x = x * keep_mask(x_len, x.shape[1])
         y = self.norm(x.flatten(0, 1)).view(x.shape)  # (B, T, D) -> (B T, D), where it is quickest
         return Encoded(y, x_len)
 
@@ -119,7 +117,7 @@ class ConvBlock(nn.Module):
         )
         self.residual = ConvUnit(d_in, d_model, 1, separable=False) if residual else None
 
-    def forward(self, x: Hidden[Tensor, "B T D={self.d_in}"], x_len: Frames[Tensor, "B"]) -> Encoded:
+    def forward(self, x: Hidden[Tensor, "B T C={self.d_in}"], x_len: Frames[Tensor, "B"]) -> Encoded:
         """Returns the states after the last ReLU; what stands at padded frames means nothing.
 
         Args:

@@ -64,9 +64,10 @@ def depthwise_conv(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int 
         x, weight = x.to(dtype), weight.to(dtype)
     if dilation > 1:
         batch, frames, width = x.shape
-        x = F.pad(x, (0, 0, 0, -frames % dilation)).view(batch, -1, dilation, width)
+        steps = (frames + dilation - 1) // dilation
+        x = F.pad(x, (0, 0, 0, steps * dilation - frames)).view(batch, steps, dilation, width)
         x = x.transpose(1, 2).flatten(0, 1)  # (B, T / d, d, D) -> (B d, T / d, D)
-        y = depthwise_conv(x, weight).view(batch, dilation, -1, width)
+        y = depthwise_conv(x, weight).view(batch, dilation, steps, width)
         y = y.transpose(1, 2).flatten(1, 2)[:, :frames]
         return y[:, ::stride]
     if x.device.type == "cpu" and torch.is_grad_enabled():
