@@ -8,6 +8,7 @@ stand, the field is ``of_kind(TABLE)`` and the tree says which by ``kind: name``
 import dataclasses
 import difflib
 import importlib
+import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -68,10 +69,8 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Tree:
     Raises:
         ConfigError: unknown experiment or group, bad grammar, a missing value, or a key that could name code.
     """
-    from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException, MissingConfigException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
@@ -81,7 +80,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Tree:
     asked = [_override(text, groups) for text in overrides]
     try:
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-            tree = OmegaConf.to_container(hydra_compose(name, [*search, *asked]), resolve=True, throw_on_missing=True)
+            tree = _composed(name, [*search, *asked])
     except MissingConfigException as error:
         missing = (error.missing_cfg_file or "").removesuffix(".yaml")
         options = [f"{missing.rpartition('/')[0]}/{option}" for option in error.options or []]
@@ -90,11 +89,27 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Tree:
             + (f" There are: {', '.join(options)}." if options else "")
         ) from error
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"`{experiment}` with {list(overrides)} cannot be composed: {first}") from error
-    assert isinstance(tree, dict)
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        hint = " Write a list as [a,b]; with --multirun, a,b is a run for each." if "Ambiguous value" in first else ""
+        raise ConfigError(f"`{experiment}` with {list(overrides)} cannot be composed: {first}.{hint}") from error
     refuse_code(tree)
     return {str(key): value for key, value in tree.items()}
+
+
+def _composed(name: str, asked: list[str]) -> Any:
+    """Hydra's tree. A group that is picked, but stands in no defaults list, is laid over the tree."""
+    from hydra import compose as hydra_compose
+    from hydra.errors import ConfigCompositionException
+    from omegaconf import OmegaConf
+
+    try:
+        return OmegaConf.to_container(hydra_compose(name, asked), resolve=True, throw_on_missing=True)
+    except ConfigCompositionException as error:
+        absent = re.match(r"Could not override '(\w+)'\.\s+No match in the defaults list", str(error))
+        added = [f"+{text}" if absent and text.startswith(f"{absent[1]}=") else text for text in asked]
+        if added == asked:
+            raise
+    return _composed(name, added)
 
 
 def _find(experiment: str) -> tuple[Path, str]:

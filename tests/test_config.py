@@ -104,6 +104,20 @@ def test_a_users_file_uses_our_groups_and_its_own(tmp_path):
     assert run("model=wide", experiment=str(mine)).model.width == 99
 
 
+def test_a_users_file_varies_an_experiment_of_ours(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("defaults:\n  - /experiment/first\n  - override /model: other\n  - _self_\nmodel: {width: 4}\n")
+    assert run(experiment=str(mine)) == RootConfig(model=OtherConfig(width=4), seed=5)
+
+
+def test_a_group_is_picked_also_where_the_file_picks_none(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("model: {kind: small}\nseed: 1\n")
+    assert run("model=other", experiment=str(mine)) == RootConfig(model=OtherConfig(width=7), seed=1)
+    with pytest.raises(ConfigError, match=r"asks for `model/othr`, which does not exist. Did you mean `model/other`\?"):
+        run("model=othr", experiment=str(mine))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -126,6 +140,7 @@ def test_a_users_file_uses_our_groups_and_its_own(tmp_path):
         (["model=other", "model.span=[1]"], "`model.span` must be a list of 2, but is [1] instead."),
         (["seed"], "`seed` must be an override of the form key=value."),
         (["seed=["], "cannot be composed"),
+        (["seed=1,2"], "Write a list as [a,b]; with --multirun, a,b is a run for each."),
         (["model._target_=os.system"], "`model._target_` is refused: a config holds values and never names code to run."),
         (["model={_target_: os.system}"], "`_target_` is refused"),
         (["+hydra.callbacks.x._target_=os.system"], "`hydra.callbacks.x._target_` is refused"),

@@ -1,0 +1,73 @@
+"""What `classify` and `transcribe` share: recordings in, a line for each out."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from anemone.errors import ConfigError, DataError
+
+VERBS = {"classification": "classify", "recognition": "transcribe"}
+
+
+def add_recordings(parser: argparse.ArgumentParser) -> None:
+    """Adds a model, recordings and how answers are printed."""
+    parser.add_argument("model", metavar="MODEL", help="an archive (.anemone, .nemo, a folder), or a pretrained name")
+    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings: wav, flac, ogg, mp3, opus")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="recordings at a time (default 16)")
+
+
+def answer(args: argparse.Namespace, verb: str, shown: Callable[[Any], tuple[str, dict[str, object]]]) -> int:
+    """Prints one line for each recording, in the order they were given.
+
+    Args:
+        args: what `add_recordings` parsed.
+        verb: a method of the task.
+        shown: from one answer to the text of its line and the fields of its JSON object.
+
+    Raises:
+        ConfigError: the model's task has no such verb.
+        DataError: a recording is not there.
+    """
+    for path in args.audio:
+        if not Path(path).is_file():
+            raise DataError(f"`{path}` must be a recording that exists.{nearest_file(path)}")
+    task = loaded(args.model)
+    kind = task.config_tree()["task"]["kind"]
+    if VERBS.get(kind) != verb:
+        raise ConfigError(f"`{args.model}` is a model for {kind}: use `anemone {VERBS.get(kind, 'inspect')}`.")
+    method = getattr(task, verb)
+    size = max(1, args.batch_size) * 16
+    for start in range(0, len(args.audio), size):
+        paths = args.audio[start : start + size]
+        for path, found in zip(paths, method(paths, batch_size=max(1, args.batch_size)), strict=True):
+            text, fields = shown(found)
+            line = json.dumps({"audio": path, **fields}, ensure_ascii=False) if args.json else f"{path}\t{text}"
+            print(line, flush=True)
+    return 0
+
+
+def loaded(model: str) -> Any:
+    """Loads a task by path or name; says so at once, before PyTorch is imported, if there is none.
+
+    Raises:
+        ArchiveError: there is neither a file nor a pretrained model of that name.
+    """
+    from anemone.checkpoint.registry import resolve
+
+    path = resolve(model)
+    from anemone.tasks import load
+
+    return load(path)
+
+
+def nearest_file(path: str) -> str:
+    """Advice with the closest name of a file beside a missing one, or an empty string."""
+    import difflib
+
+    folder = Path(path).parent
+    names = [found.name for found in folder.iterdir()] if folder.is_dir() else []
+    close = difflib.get_close_matches(Path(path).name, names, n=1)
+    return f" Did you mean `{folder / close[0]}`?" if close else ""

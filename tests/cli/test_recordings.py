@@ -1,0 +1,55 @@
+"""`classify` and `transcribe` print a line for each recording, in order, and refuse what cannot work before it does."""
+
+import json
+
+import anemone as package
+
+
+def test_classify_prints_path_label_and_probability(anemone, classifier, recordings):
+    ran = anemone("classify", classifier, *recordings)
+    assert ran.status == 0 and not ran.err
+    expected = package.load(classifier).classify(recordings)
+    lines = [f"{path}\t{found.label}\t{found.score:.4f}" for path, found in zip(recordings, expected, strict=True)]
+    assert ran.out.splitlines() == lines
+
+
+def test_classify_prints_json(anemone, classifier, recordings):
+    ran = anemone("classify", classifier, *recordings, "--json", "--top", 2)
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    assert [row["audio"] for row in rows] == [str(path) for path in recordings]
+    for row in rows:
+        assert next(iter(row["scores"].items())) == (row["label"], row["score"])
+        assert len(row["scores"]) == 2 and 0 < sum(row["scores"].values()) < 1
+
+
+def test_transcribe_prints_path_and_text(anemone, recogniser, recordings):
+    texts = [found.text for found in package.load(recogniser).transcribe(recordings)]
+    plain = anemone("transcribe", recogniser, *recordings, "--batch-size", 1)
+    assert plain.out.splitlines() == [f"{path}\t{text}" for path, text in zip(recordings, texts, strict=True)]
+    rows = [json.loads(line) for line in anemone("transcribe", recogniser, *recordings, "--json").out.splitlines()]
+    assert rows == [{"audio": str(path), "text": text} for path, text in zip(recordings, texts, strict=True)]
+
+
+def test_a_missing_recording_is_named_with_the_nearest_file(anemone, classifier, recordings, tmp_path):
+    ran = anemone("classify", classifier, recordings[0], tmp_path / "stpo.wav")
+    assert ran.status == 2 and not ran.out
+    assert "stpo.wav` must be a recording that exists. Did you mean `" in ran.err and "stop.wav`?" in ran.err
+
+
+def test_a_recording_that_is_none_is_named(anemone, classifier, tmp_path):
+    (tmp_path / "text.wav").write_text("no audio")
+    ran = anemone("classify", classifier, tmp_path / "text.wav")
+    assert ran.status == 2 and "text.wav" in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_model_of_another_task_says_which_verb_it_takes(anemone, classifier, recogniser, recordings):
+    ran = anemone("transcribe", classifier, recordings[0])
+    assert ran.status == 2 and "is a model for classification: use `anemone classify`." in ran.err
+    ran = anemone("classify", recogniser, recordings[0])
+    assert ran.status == 2 and "is a model for recognition: use `anemone transcribe`." in ran.err
+
+
+def test_a_model_that_is_broken_is_named(anemone, recordings, tmp_path):
+    (tmp_path / "broken.anemone").write_bytes(b"not an archive")
+    ran = anemone("classify", tmp_path / "broken.anemone", recordings[0])
+    assert ran.status == 2 and "broken.anemone" in ran.err and ran.err.count("\n") == 1
