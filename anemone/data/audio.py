@@ -1,14 +1,15 @@
 """Recordings in: decoding, channels, resampling and pieces by offset.
 
-What a piece of a recording holds is a pure function of (file, offset, duration), whatever was read before and whatever
-a cache still holds. Lossless files at the wanted rate are read where the piece lies. Pieces of all others are cut out
-of blocks of half a minute, each decoded by a fresh decoder that starts a second early: a lossy decoder that jumps
-needs a run-up (measured with libsndfile 1.2.2: MP3 and Vorbis are then equal to a decoding from the start, Opus below
-48 kHz differs by 2e-3 at most and 1e-4 in the mean), and a resampler must see what lies beside its piece.
+What a piece of a recording holds depends on the file, offset and duration, never on what was read before or is still
+in memory. Without a cache a piece is decoded where it lies; with one it is cut out of blocks of half a minute that are
+kept. Where decoding depends on its start, a fresh decoder starts a second early: a lossy decoder that jumps needs a
+run-up (measured with libsndfile 1.2.2: MP3 and Vorbis are then equal to a decoding from the start, Opus below 48 kHz
+differs by 2e-3 at most and 1e-4 in the mean, with a cache or without), and a resampler must see what is beside.
 """
 
 import math
 import os
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -91,44 +92,47 @@ class Recordings:
 
     def _cut(self, name: str, start: int, stop: int | None) -> Signal:
         """Samples [start, stop) at our rate; fewer where the recording ends."""
-        if start == 0 and stop is None:
+        whole = start == 0 and stop is None
+        if not self._keeps or whole:
             with soundfile.SoundFile(name) as file:
-                return self._decode(name, file, 0, -1)
-        if not self._keeps:
-            with soundfile.SoundFile(name) as file:
+                if whole:
+                    return self._decode(name, file, 0, -1)
                 if file.samplerate == self.rate and file.subtype.startswith(EXACT):
                     return self._decode(name, file, start, -1 if stop is None else stop - start)
+                first = start // self.rate
+                audio = self._seconds(name, file, first, -(-(stop or sys.maxsize) // self.rate))
+                return audio[start - first * self.rate : None if stop is None else stop - first * self.rate]
         size = BLOCK * self.rate
         number, parts = start // size, []
         while True:
             block = self._block(name, number)
-            first, last = number * size, (number + 1) * size
-            parts.append(block[max(0, start - first) : None if stop is None else stop - first])
-            if len(block) < size or (stop is not None and stop <= last):
-                return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            parts.append(block[max(0, start - number * size) : None if stop is None else stop - number * size])
             number += 1
+            if len(block) < size or (stop is not None and stop <= number * size):
+                return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _block(self, name: str, number: int) -> Signal:
         """Block ``number`` of a recording at our rate, from memory if it is there; the last one is shorter."""
         key = name, number
         if key in self._blocks:
             self._blocks.move_to_end(key)
-            return self._blocks[key]
-        with soundfile.SoundFile(name) as file:
-            before = RUN_UP if number else 0
-            after = RUN_UP if file.samplerate != self.rate else 0
-            seconds = before + BLOCK + after
-            audio = self._decode(name, file, (number * BLOCK - before) * file.samplerate, seconds * file.samplerate)
-        audio = audio[before * self.rate : (before + BLOCK) * self.rate]
-        if self._keeps:
-            self._keep(key, audio)
-        return audio
+        else:
+            with soundfile.SoundFile(name) as file:
+                self._keep(key, self._seconds(name, file, number * BLOCK, (number + 1) * BLOCK))
+        return self._blocks[key]
+
+    def _seconds(self, name: str, file: soundfile.SoundFile, first: int, last: int) -> Signal:
+        """Seconds [first, last) at our rate, decoded with a run-up; fewer where the recording ends."""
+        before = min(first, RUN_UP)
+        count = min(last - first + before + RUN_UP, file.frames // file.samplerate + 1)
+        audio = self._decode(name, file, (first - before) * file.samplerate, count * file.samplerate)
+        return audio[before * self.rate :][: (last - first) * self.rate]
 
     def _keep(self, key: tuple[str, int], audio: Signal) -> None:
         """Remembers a block and forgets the least used ones to make room."""
-        self._blocks[key] = np.ascontiguousarray(audio)
+        self._blocks[key] = audio.copy()  # without the run-up that is beside it in memory
         self._free -= audio.nbytes + OVERHEAD
-        while self._free < 0:
+        while self._free < 0 and len(self._blocks) > 1:
             self._free += self._blocks.popitem(last=False)[1].nbytes + OVERHEAD
 
     def _decode(self, name: str, file: soundfile.SoundFile, start: int, frames: int) -> Signal:
