@@ -8,6 +8,12 @@ import yaml
 from anemone.checkpoint.safe import load_tree
 
 PIPELINES = {"classification": "audio-classification", "recognition": "automatic-speech-recognition"}
+EXAMPLE = """```python
+import anemone
+
+task = anemone.load("{name}")  # where this card lies
+print(task.{verb}(["recording.wav"]))
+```"""
 
 
 def model_card(
@@ -60,7 +66,7 @@ def model_card(
         f"# {name}",
         f"A model for {task or 'speech'}{f' ({model})' if model else ''}, made with anemone.",
         text.strip(),
-        f'```python\nimport anemone\n\ntask = anemone.load("{name}")\nprint(task.{verb}(["recording.wav"]))\n```',
+        EXAMPLE.format(name=name, verb=verb),
         "\n".join(table) if values else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -111,7 +111,7 @@ def load_part(model: nn.Module, part: str, source: str | Path | Archive, *, sour
         else:
             skipped[name] = why
     report = Report(tuple(matched), reshaped, skipped)
-    if not fitting:
+    if not any(tensor.ndim for tensor in fitting.values()):  # counters alone teach nothing
         raise ArchiveError(f"nothing of `{part}` fits:\n{report}")
     _put(target, fitting)
     print(f"{part}:\n{report}")

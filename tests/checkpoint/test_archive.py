@@ -1,12 +1,12 @@
 """An archive comes back as it was, in both forms, and a save never endangers the one before."""
 
 import os
-import signal
 import subprocess
 import sys
 import tarfile
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -134,8 +134,7 @@ def test_members_are_mapped_not_copied(tmp_path):
     with (tmp_path / "big" / "weights.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(file.tell() + big.numel() * 4)
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "big")]
-    kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    kilobytes = int(run(script, tmp_path / "big"))
     assert kilobytes < 100_000
 
 
@@ -187,52 +186,74 @@ def test_what_is_missing_is_named(tmp_path):
         read_archive(tmp_path / "m")
 
 
+KILLED = """
+import itertools, os, signal, sys, time, torch
+from anemone.checkpoint.archive import Archive, read_archive, write_archive
+
+def save_for_ever(start, done):
+    for i in itertools.count(start):
+        tensors = {f"t{k}": torch.full((5_000,), float(i)) for k in range(100)}
+        for path in sys.argv[1:]:
+            write_archive(path, Archive({"save": i}, tensors, {"n": str(i).encode()}, f"# {i}\\n"))
+        os.write(done, b".")
+
+start = 0
+for after in (0.005, 0.017, 0.029, 0.041, 0.053, 0.067, 0.079, 0.091):
+    heard, done = os.pipe()
+    if not (child := os.fork()):
+        save_for_ever(start, done)
+    os.close(done)
+    finished = start - 1 + len(os.read(heard, 1))  # the first save is whole before the clock runs
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while more := os.read(heard, 100):
+        finished += len(more)
+    for path in sys.argv[1:]:
+        read = read_archive(path)
+        saved = read.config["save"]
+        assert saved in {finished, finished + 1}, (path, saved, finished)
+        assert read.files == {"n": str(saved).encode()} and read.card == f"# {saved}\\n"
+        assert len(read.tensors) == 100
+        assert all(torch.equal(t, torch.full((5_000,), float(saved))) for t in read.tensors.values())
+    start = finished + 1
+"""
+
+KILLED_IN_THE_MIDDLE = """
+import os, signal, sys, torch
+from anemone.checkpoint import archive
+
+def half(file, tensors):
+    file.write(b"half of the weights")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+archive.write_safetensors = half
+for path in sys.argv[1:]:
+    if not (child := os.fork()):
+        archive.write_archive(path, archive.Archive({"new": True}, {"x": torch.ones(9)}, {}))
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+"""
+
+
+def run(script: str, *paths: Path) -> str:
+    """Runs a script in a process of its own, without further threads, so that it may fork; returns what it prints."""
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, paths)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, check=True, env=env, stdout=subprocess.PIPE, text=True).stdout
+
+
 def test_a_save_killed_at_any_moment_leaves_a_whole_archive(tmp_path):
-    """A child saves over and over in both forms, numbering its saves; after each kill both are whole."""
-    script = """
-        import itertools, sys, torch
-        from anemone.checkpoint.archive import Archive, write_archive
-        for i in itertools.count(int(sys.argv[1])):
-            tensors = {f"t{k}": torch.full((50_000,), float(i)) for k in range(20)}
-            for path in sys.argv[2:]:
-                write_archive(path, Archive({"save": i}, tensors, {"n": str(i).encode()}, f"# {i}\\n"))
-            print(i, flush=True)
-    """
-    start = 0
-    for after in (0.005, 0.027):
-        paths = [str(tmp_path / form) for form in FORMS]
-        command = [sys.executable, "-c", textwrap.dedent(script), str(start), *paths]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as child:
-            lines = child.stdout.readline()
-            time.sleep(after)
-            os.kill(child.pid, signal.SIGKILL)
-            finished = int((lines + child.stdout.read()).split()[-1])
-        for path in paths:
-            read = read_archive(path)
-            saved = read.config["save"]
-            assert saved in {finished, finished + 1}
-            assert read.files == {"n": str(saved).encode()} and read.card == f"# {saved}\n"
-            assert len(read.tensors) == 20
-            assert all(torch.equal(t, torch.full((50_000,), float(saved))) for t in read.tensors.values())
-        start = finished + 1
+    """A child saves over and over in both forms, numbering its saves; after each of eight kills both are whole."""
+    run(KILLED, *(tmp_path / form for form in FORMS))
 
 
 def test_a_save_killed_in_its_middle_leaves_the_old_archive(tmp_path):
     """The child dies while half of the weights are written."""
-    script = """
-        import os, signal, sys, torch
-        from anemone.checkpoint import archive, tensors
-        def half(file, tensors):
-            file.write(b"half of the weights")
-            file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        archive.write_safetensors = half
-        archive.write_archive(sys.argv[1], archive.Archive({"new": True}, {"x": torch.ones(9)}, {}))
-    """
     for form in FORMS:
         write_archive(tmp_path / form, archive())
-        child = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(tmp_path / form)])
-        assert child.returncode == -signal.SIGKILL
+    run(KILLED_IN_THE_MIDDLE, *(tmp_path / form for form in FORMS))
+    for form in FORMS:
         assert (tmp_path / f"{form}.tmp").exists()
         assert same(read_archive(tmp_path / form), archive())
         write_archive(tmp_path / form, archive(1))

@@ -188,3 +188,8 @@ def test_a_part_that_could_be_two_must_be_told_apart():
 def test_a_part_of_which_nothing_fits_is_an_error():
     with pytest.raises(ArchiveError, match=r"nothing of `head` fits:\nmatched +0 tensors\nskipped +weight"):
         load_part(Model(classes=3), "head", archive(Model(5)))
+
+
+def test_counters_alone_are_nothing():
+    with pytest.raises(ArchiveError, match=r"nothing of `encoder` fits:\nmatched +1 tensors"):
+        load_part(Model(4), "encoder", archive(Model(5)))
