@@ -27,6 +27,8 @@ Signal = npt.NDArray[np.float32]
 BLOCK = 30  # seconds decoded at a time
 RUN_UP = 1  # seconds decoded and thrown away before and after a block
 TOLERANCE = 0.1, 0.01  # a piece may be shorter than asked for by 0.1 s + 1 %: rounded durations, codec padding
+CHUNK = 2**22  # frames read at a time
+RATES = 1_000, 1_000_000  # samples per second that a recording may have
 OVERHEAD = 512  # bytes a kept block costs besides its samples
 EXACT = "PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW"  # codings (FLAC's is PCM_16) that decode alike wherever one starts
 
@@ -139,13 +141,25 @@ class Recordings:
         """Reads frames, mixes channels and resamples: (frames, channels) -> (S,)."""
         if self.channel is not None and not 0 <= self.channel < file.channels:
             raise DataError(f"`{name}` has {file.channels} channel(s), so there is no channel {self.channel}.")
+        if not RATES[0] <= file.samplerate <= RATES[1]:
+            raise DataError(
+                f"`{name}` must have {RATES[0]} to {RATES[1]} samples per second, but has {file.samplerate}."
+            )
         if start >= file.frames:
             return np.zeros(0, np.float32)
         file.seek(start)
-        audio: Signal = file.read(frames, dtype="float32", always_2d=file.channels > 1)
-        if audio.ndim == 2:
-            audio = audio.mean(axis=1) if self.channel is None else audio[:, self.channel]
+        audio = _read(file, file.frames - start if frames < 0 else frames)
+        audio = audio.mean(axis=1) if self.channel is None else audio[:, self.channel]
         return resample(np.ascontiguousarray(audio), file.samplerate, self.rate)
+
+
+def _read(file: soundfile.SoundFile, frames: int) -> Signal:
+    """Up to ``frames`` frames (frames, channels), little by little: a broken header may promise more than fits."""
+    parts: list[Signal] = []
+    while frames > 0:
+        parts.append(file.read(min(frames, CHUNK), dtype="float32", always_2d=True))
+        frames = frames - CHUNK if len(parts[-1]) == CHUNK else 0
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def resample(audio: Signal, source: int, target: int) -> Signal:

@@ -155,6 +155,47 @@ def test_a_broken_file_is_named_with_its_cause(x, tmp_path):
                 Recordings(RATE, cache_mb=cache_mb).piece(path, 0.0, 4.0)
 
 
+def test_a_header_that_promises_too_much_is_harmless(x, tmp_path):
+    """The number of samples in a FLAC header, 36 bits, says 68 milliards: 256 GiB."""
+    path = write(tmp_path / "a.flac", x, "flac")
+    content = bytearray(path.read_bytes())
+    assert int.from_bytes(content[22:26]) == len(x)
+    content[21] |= 0x0F
+    path.write_bytes(content)
+    assert soundfile.info(path).frames > 2**35
+    try:
+        assert len(load_audio(path)) <= len(x)
+    except DataError as error:
+        assert "a.flac" in str(error)
+    assert len(load_audio(path, duration=0.2)) == 3200
+
+
+@pytest.mark.parametrize("rate", [10, 2_000_000])
+def test_an_impossible_rate_is_refused(rate, x, tmp_path):
+    soundfile.write(tmp_path / "a.wav", x, rate)
+    with pytest.raises(DataError, match=rf"a\.wav` must have 1000 to 1000000 samples per second, but has {rate}"):
+        load_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "opus", "mp3"])
+def test_damage_anywhere_gives_audio_or_a_data_error(kind, x, tmp_path):
+    whole = write(tmp_path / f"a.{kind}", x, kind).read_bytes()
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for i in range(40):
+        damaged = np.frombuffer(whole, np.uint8)[: len(whole) if i % 2 else rng.integers(len(whole))].copy()
+        places = rng.integers(min(len(damaged), 150 if i % 4 else len(damaged)) or 1, size=3 * bool(len(damaged)))
+        damaged[places] = rng.integers(256, size=len(places))
+        (tmp_path / f"b{i}.{kind}").write_bytes(damaged.tobytes())
+        for recordings in (Recordings(RATE), Recordings(RATE, cache_mb=1)):
+            try:
+                outcomes.add(type(recordings.piece(tmp_path / f"b{i}.{kind}", 0.25, 0.5)))
+            except DataError as error:
+                assert f"b{i}.{kind}" in str(error)
+                outcomes.add(DataError)
+    assert DataError in outcomes <= {np.ndarray, DataError}
+
+
 def test_an_offset_beyond_the_end_is_said(x, tmp_path):
     path = write(tmp_path / "a.wav", x, "wav")
     with pytest.raises(DataError, match=r"a\.wav` holds no audio from second 1\.5 on"):
