@@ -25,6 +25,46 @@ from torch import Tensor, nn
 
 from anemone.errors import PortError
 
+__all__ = [
+    "AXES",
+    "CONVERSIONS",
+    "MFCC",
+    "Acoustic",
+    "Audio",
+    "Bias",
+    "Chain",
+    "Classes",
+    "Codes",
+    "Durations",
+    "Embedding",
+    "Features",
+    "Frames",
+    "Hidden",
+    "Image",
+    "KeepMask",
+    "Kind",
+    "Labels",
+    "Length",
+    "LogProbs",
+    "Logits",
+    "Loss",
+    "Mel",
+    "Patches",
+    "Pitch",
+    "Port",
+    "Ports",
+    "Positions",
+    "Probs",
+    "Samples",
+    "Spectrum",
+    "Textual",
+    "Tokens",
+    "Visual",
+    "checked",
+    "fit",
+    "ports",
+]
+
 AXES = frozenset("BSTUNFDHKVCQPXY")
 
 
@@ -344,7 +384,7 @@ def checked(model: nn.Module) -> Iterator[None]:
     """
 
     def compare(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        def _hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
             inputs, outputs = ports(module)
             names = inputs if isinstance(module, Chain) else inspect.signature(module.forward).parameters
             bound = dict(zip(names, args, strict=False)) | kwargs
@@ -357,7 +397,7 @@ def checked(model: nn.Module) -> Iterator[None]:
                 if given.get(key) is not None or port.required:
                     _compare(name, "returns", port, given.get(key), sizes)
 
-        return hook
+        return _hook
 
     typed = [(name, m) for name, m in model.named_modules() if ports(m).inputs]
     handles = [m.register_forward_hook(compare(name or type(m).__name__), with_kwargs=True) for name, m in typed]
