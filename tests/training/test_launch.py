@@ -1,0 +1,212 @@
+"""A run from settings to archive: what it leaves, how it goes on, what it refuses."""
+
+import csv
+import json
+import os
+import signal
+import threading
+
+import pytest
+import torch
+import yaml
+
+from anemone import tasks
+from anemone.config import decode, encode
+from anemone.errors import ConfigError, TrainingError
+from anemone.training import callbacks, launch
+from anemone.training.experiment import ExperimentConfig, train
+from anemone.training.resume import read_checkpoint
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_learns_evaluates_and_leaves_a_folder_that_describes_it(experiment, recordings, capsys):
+    config = experiment(trainer__max_steps=60, trainer__eval_every=30, run__progress="lines")
+    result = train(config)
+    folder = result.folder
+    assert result.finished and not result.task.training
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml",
+        "data.json",
+        "environment.json",
+        "git.diff",
+        "log.txt",
+        "metrics.csv",
+        "tensorboard",
+        "checkpoints",
+        "results.json",
+        "model.anemone",
+    }
+    table = rows(folder)
+    assert [int(row["step"]) for row in table] == list(range(5, 61, 5))
+    losses = [float(row["train/loss"]) for row in table]
+    assert losses[-1] < 0.7 * losses[0]
+    assert [row["step"] for row in table if row["valid/accuracy"]] == ["30", "60"]
+    assert result.metrics["test/accuracy"] > 0.5 and "valid/accuracy" in result.metrics
+    assert json.loads((folder / "results.json").read_text())["metrics"] == result.metrics
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    assert written["task"]["labels"] == ["no", "stop", "yes"]
+    assert decode(ExperimentConfig, written).optim == config.optim
+    assert json.loads((folder / "data.json").read_text())["train"]["rows"] == 24
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"] == torch.__version__
+    assert not [p for p in folder.rglob("*") if p.suffix in {".ckpt", ".pt", ".pkl", ".bin"}]
+    assert "60/60" in capsys.readouterr().out
+    assert "Finished after 60 steps" in (folder / "log.txt").read_text()
+    restored = tasks.load(folder / "model.anemone")
+    sound = str(recordings / "test0.wav")
+    assert restored.classify([sound])[0].score == pytest.approx(result.task.classify([sound])[0].score, abs=1e-6)
+
+
+def test_the_archive_holds_the_averaged_weights(experiment):
+    result = train(experiment(trainer__max_steps=8))
+    saved = read_checkpoint(result.folder / "checkpoints" / "step_8")
+    name = next(name for name in saved.model if "head" in name and name.endswith("weight"))
+    mean = saved.state["engine"]["average"]["mean"][name]
+    assert not torch.equal(mean, saved.model[name])
+    assert torch.equal(tasks.load(result.folder / "model.anemone").state_dict()[name], mean)
+
+
+def test_the_best_weights_are_kept_and_chosen_on_request(experiment, monkeypatch):
+    accuracies = iter([0.2, 0.9, 0.5, 0.4])
+
+    def measured(module, sets):
+        names = list(sets)
+        value = next(accuracies) if names == ["valid"] else 1.0
+        return {f"{names[0]}/accuracy": value, f"{names[0]}/loss": 1.0}
+
+    monkeypatch.setattr("anemone.training.module.TrainingModule.evaluate", measured)
+    changes = {"trainer__eval_every": 3, "checkpoint__save_every": 100, "checkpoint__keep": 1}
+    result = train(experiment(checkpoint__weights="best", **changes))
+    assert {p.name for p in (result.folder / "checkpoints").iterdir()} == {"step_6", "step_12"}
+    assert result.metrics["valid/accuracy"] == 0.9
+    saved = read_checkpoint(result.folder / "checkpoints" / "step_6").state["engine"]["average"]["mean"]
+    weights = result.task.state_dict()
+    assert all(torch.equal(weights[name], saved[name]) for name in saved)
+    assert json.loads((result.folder / "results.json").read_text())["of_step"] == 6
+
+
+class Spy(callbacks.Callback):
+    """Remembers what Lightning and the engine count."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        counted = trainer.global_step, trainer.current_epoch
+        self.seen.append((module.engine.steps, batch.epoch, batch.number, *counted, module.result.loss))
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """The list that a run's steps are noted in."""
+    seen = []
+    build = launch.build_callbacks
+    monkeypatch.setattr(launch, "build_callbacks", lambda *args: [*build(*args), Spy(seen)])
+    return seen
+
+
+def test_sigterm_saves_and_the_same_command_goes_on_where_it_stopped(experiment, spied, monkeypatch):
+    straight = train(experiment(run__folder=experiment().run.folder + "2"))
+    expected, before = list(spied), signal.getsignal(signal.SIGTERM)
+    spied.clear()
+
+    def ask(self, trainer, module):
+        if module.engine.steps == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Metrics, "after_step", ask)
+        stopped = train(experiment())
+    assert not stopped.finished and signal.getsignal(signal.SIGTERM) == before
+    assert sorted(p.name for p in (stopped.folder / "checkpoints").iterdir()) == ["step_4", "step_8"]
+    assert "the same command goes on" in (stopped.folder / "log.txt").read_text()
+    assert not (stopped.folder / "model.anemone").exists()
+    resumed = train(experiment())
+    assert resumed.finished and spied == expected
+    assert resumed.metrics == straight.metrics
+    again = train(experiment())
+    assert again.metrics == straight.metrics and spied == expected
+
+
+def test_a_run_in_a_thread_leaves_signals_alone(experiment):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(experiment(trainer__max_steps=2))))
+    thread.start()
+    thread.join()
+    assert results[0].finished
+
+
+def test_minutes_end_a_run_and_more_minutes_prolong_it(experiment):
+    short = train(experiment(trainer__max_steps=1000, trainer__max_minutes=1e-6))
+    assert short.finished and (short.folder / "checkpoints" / "step_1").exists()
+    assert train(experiment(trainer__max_steps=1000, trainer__max_minutes=1e-6)).finished
+    assert (short.folder / "checkpoints" / "step_1").exists()
+    longer = train(experiment(trainer__max_steps=1000, trainer__max_minutes=0.01))
+    assert not (longer.folder / "checkpoints" / "step_1").exists()
+
+
+def test_epochs_are_counted_in_steps_of_the_plan(experiment, spied):
+    train(experiment(trainer={"max_epochs": 2, "batches_per_step": 4}))
+    assert [(epoch, number) for _, epoch, number, *_ in spied] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_changed_settings_are_refused_with_what_differs_and_how_to_go_on(experiment):
+    train(experiment(trainer__max_steps=4))
+    pattern = r"`optim\.lr` was 0\.003 and is 0\.1; `trainer\.max_steps` was 4 and is 6\..*`run\.resume=changed`"
+    with pytest.raises(ConfigError, match=pattern):
+        train(experiment(trainer__max_steps=6, optim__lr=0.1))
+    free = {"trainer__log_every": 2, "checkpoint__save_every": 3, "data__eval_batch_size": 5}
+    assert train(experiment(trainer__max_steps=4, **free)).finished
+    result = train(experiment(trainer__max_steps=6, optim={"kind": "lion"}, run__resume="changed"))
+    assert [int(row["step"]) for row in rows(result.folder)] == [4, 5, 6]
+    assert "starts without a memory" in (result.folder / "log.txt").read_text()
+
+
+def test_other_training_data_is_refused_by_content_not_by_place(experiment, recordings, tmp_path):
+    train(experiment(trainer__max_steps=2))
+    lines = [json.loads(line) for line in (recordings / "train.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["audio_filepath"] = str(recordings / line["audio_filepath"])
+    changed = tmp_path / "fewer.jsonl"
+    changed.write_text("\n".join(json.dumps(line) for line in lines[:-1]))
+    with pytest.raises(ConfigError, match=r"the training manifests hold something else \(fingerprint \w+, now \w+\)"):
+        train(experiment(trainer__max_steps=2, data__train=[str(changed)]))
+
+
+def test_a_nonfinite_loss_names_manifest_line_and_recording_and_stops(experiment, monkeypatch):
+    def loss(self, batch):
+        total, count = honest(self, batch)
+        return (total * float("nan") if (batch.rows == 5).any() else total), count
+
+    from anemone.tasks.classification import ClassificationTask
+
+    honest = ClassificationTask.loss
+    monkeypatch.setattr(ClassificationTask, "loss", loss)
+    config = experiment(data__plan={"batch_size": 24}, trainer__max_nonfinite=2)
+    with pytest.raises(
+        TrainingError, match=r"Utterances: .*train\.jsonl:6 \(.*train5\.wav\)\. It is number 2 in a row"
+    ):
+        train(config)
+
+
+def test_settings_that_cannot_be_are_refused_before_anything_is_written(experiment, tmp_path):
+    for changes, pattern in (
+        ({"precision": "tf32"}, r"`precision` must be 32, 16-mixed or bf16-mixed on this device \(cpu\)"),
+        ({"trainer__accelerator": "gpu"}, r"`trainer\.accelerator` must be cpu or auto where PyTorch sees no GPU"),
+        ({"data__train": []}, r"`data\.train` must be one or more manifests"),
+        ({"data__plan": {"min_seconds": 9.0}}, r"`data\.plan` must be such that it leaves some of the training data"),
+        ({"trainer__devices": 2, "trainer__batches_per_step": 3}, r"`trainer\.batches_per_step` must be a multiple of"),
+    ):
+        with pytest.raises(ConfigError, match=pattern):
+            train(experiment(**changes))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_several_sets_are_named_after_their_manifests(experiment, recordings):
+    valid = [str(recordings / "valid.jsonl"), str(recordings / "test.jsonl")]
+    config = experiment(data__valid=valid, data__test=[], trainer__max_steps=2)
+    assert {name.partition("/")[0] for name in train(config).metrics} == {"valid_valid", "valid_test"}
+    assert encode(config)["task"]["labels"] == []

@@ -1,0 +1,40 @@
+"""Progress shows loss, rate, data time and audio-seconds a second, in a terminal and outside of one."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from anemone.training import launch
+from anemone.training.experiment import train
+
+NUMBERS = r"12/12  epoch 2  loss \d\.\d{4}  lr \d\.\de-\d\d  data \d+%  \d+ audio-s/s"
+
+
+@pytest.fixture
+def shown(experiment, monkeypatch):
+    """What a run shows on a console."""
+
+    def shown(kind, **console):
+        out = io.StringIO()
+        monkeypatch.setattr(launch, "Console", lambda: Console(file=out, **console))
+        train(experiment(run__progress=kind))
+        return out.getvalue()
+
+    return shown
+
+
+def test_a_terminal_shows_a_bar(shown):
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown("auto", force_terminal=True, width=120))
+    assert re.search(NUMBERS, text) and "━" in text
+
+
+def test_elsewhere_there_are_lines_without_control_codes(shown):
+    text = shown("auto", force_terminal=False, width=40)
+    assert re.search("^step " + NUMBERS + "$", text, re.MULTILINE)
+    assert "\x1b" not in text and "\r" not in text and "━" not in text
+
+
+def test_silence_is_kept(shown):
+    assert "audio-s/s" not in shown("none", force_terminal=True, width=120)
