@@ -74,7 +74,7 @@ def launch(config: ExperimentConfig) -> TrainResult:
             logger=build_loggers(folder, config.run.loggers, project=config.run.project, step=start)
             if ranks.is_first()
             else False,
-            callbacks=build_callbacks(config, task, sets, console),
+            callbacks=build_callbacks(config, task, sets, console=console),
             default_root_dir=folder,
             limit_val_batches=0,
             num_sanity_val_steps=0,
@@ -149,7 +149,7 @@ def total_steps(config: ExperimentConfig, task: Task, index: Index) -> int:
     return min(limits)
 
 
-def build_callbacks(config: ExperimentConfig, task: Task, sets: Sets, console: Console) -> list[Callback]:
+def build_callbacks(config: ExperimentConfig, task: Task, sets: Sets, *, console: Console) -> list[Callback]:
     """What happens after each step, in order."""
     folder, trainer, checkpoint = Path(config.run.folder), config.trainer, config.checkpoint
     valid = {name: index for name, index in sets.items() if name.startswith("valid")}

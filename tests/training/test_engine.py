@@ -188,7 +188,9 @@ def test_too_many_nonfinite_steps_in_a_row_stop_the_run():
     e.step([batch(0)])
     e.step([poison(batch(0), 0)])
     e.step([poison(batch(0), 0)])
-    pattern = r"loss of step 5 is nan.*train\.jsonl:42\. It is number 3 in a row and `trainer\.max_nonfinite`.*`optim\.lr`"
+    pattern = (
+        r"loss of step 5 is nan.*train\.jsonl:42\. It is number 3 in a row and `trainer\.max_nonfinite`.*`optim\.lr`"
+    )
     with pytest.raises(TrainingError, match=pattern):
         e.step([poison(batch(0, row=40), 2)])
 

@@ -104,7 +104,7 @@ def spied(monkeypatch):
     """The list that a run's steps are noted in."""
     seen = []
     build = launch.build_callbacks
-    monkeypatch.setattr(launch, "build_callbacks", lambda *args: [*build(*args), Spy(seen)])
+    monkeypatch.setattr(launch, "build_callbacks", lambda *args, **kwargs: [*build(*args, **kwargs), Spy(seen)])
     return seen
 
 

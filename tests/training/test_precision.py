@@ -57,7 +57,9 @@ def test_a_product_has_the_format_of_the_precision_and_weights_stay_float32(name
 
 
 def test_tf32_is_refused_on_a_cpu_with_the_reason():
-    with pytest.raises(ConfigError, match=r"`precision` must be 32, 16-mixed or bf16-mixed on this device \(cpu\), but"):
+    with pytest.raises(
+        ConfigError, match=r"`precision` must be 32, 16-mixed or bf16-mixed on this device \(cpu\), but"
+    ):
         precision("tf32", CPU)
     with pytest.raises(ConfigError, match=r"matrix units of NVIDIA GPUs since Ampere"):
         engine(Product(), "tf32")
