@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from anemone.config import must
 from anemone.features.spectrum import (
     FeatureConfig,
-    MelFilters,
+    MelEnergies,
     keep_frames,
-    make_window,
     pad_frames,
-    power_spectrum,
 )
 from anemone.types import Audio, Frames, Mel, Samples
 
@@ -84,16 +82,13 @@ class LogMel(nn.Module):
         (torch.Size([2, 64, 101]), [100, 50])
     """
 
-    window: Tensor
-
     def __init__(self, config: LogMelConfig) -> None:
         super().__init__()
         self.config = config
         self.rate, self.hop, self.num_mels = config.rate, config.hop, config.num_mels
         self.num_features = config.num_mels * config.frame_splicing
         self.pad = (config.fft - config.hop if config.exact_pad else config.fft) // 2
-        self.register_buffer("window", make_window(config, periodic=False), persistent=False)
-        self.filters = MelFilters(config, scale="slaney")
+        self.energies = MelEnergies(config, scale="slaney", periodic=False, power=config.power)
 
     def forward(self, x: Audio[Tensor, "B S"], x_len: Samples[Tensor, "B"]) -> MelBatch:
         """Computes features of each utterance.
@@ -108,8 +103,7 @@ class LogMel(nn.Module):
             if self.training and config.dither:
                 x = x + config.dither * torch.randn_like(x)
             frames = (x_len + 2 * self.pad - config.fft) // config.hop
-            power = power_spectrum(self._emphasize(x, x_len), self.window, config.hop)
-            x = self.filters(power if config.power == 2 else power ** (config.power / 2))
+            x = self.energies(self._emphasize(x, x_len))
             if config.log:
                 x = torch.log(x + config.log_floor if config.log_guard == "add" else x.clamp(min=config.log_floor))
             keep = keep_frames(x.shape[-1], frames)

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from anemone.config import must
 from anemone.features.spectrum import (
     FeatureConfig,
-    MelFilters,
+    MelEnergies,
     keep_frames,
-    make_window,
     pad_frames,
-    power_spectrum,
 )
 from anemone.types import MFCC as Cepstrum
 from anemone.types import Audio, Frames, Samples
@@ -64,7 +62,6 @@ class MFCC(nn.Module):
         (torch.Size([2, 20, 101]), [100, 50])
     """
 
-    window: Tensor
     cosines: Tensor
 
     def __init__(self, config: MFCCConfig) -> None:
@@ -72,8 +69,7 @@ class MFCC(nn.Module):
         self.config = config
         self.rate, self.hop, self.num_mels = config.rate, config.hop, config.num_mels
         self.num_mfcc = self.num_features = config.num_mfcc
-        self.register_buffer("window", make_window(config, periodic=True), persistent=False)
-        self.filters = MelFilters(config, scale="htk")
+        self.energies = MelEnergies(config, scale="htk", periodic=True)
         self.register_buffer("cosines", cosine_transform(config.num_mfcc, config.num_mels), persistent=False)
 
     def forward(self, x: Audio[Tensor, "B S"], x_len: Samples[Tensor, "B"]) -> MFCCBatch:
@@ -86,8 +82,8 @@ class MFCC(nn.Module):
         config = self.config
         with torch.autocast(x.device.type, enabled=False):
             end = x_len if config.edges == "utterance" else torch.full_like(x_len, x.shape[1])
-            power = power_spectrum(mirror(x.float(), end, config.fft // 2), self.window, config.hop)
-            x = self.cosines @ torch.log(self.filters(power) + FLOOR)  # (B, mels, T) -> (B, F, T)
+            x = self.energies(mirror(x.float(), end, config.fft // 2))
+            x = self.cosines @ torch.log(x + FLOOR)  # (B, mels, T) -> (B, F, T)
             frames = -(-x_len // config.hop)
             x = torch.where(keep_frames(x.shape[-1], frames), x, config.pad_value)
             return MFCCBatch(pad_frames(x, config.pad_to, config.pad_value), frames)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from anemone.config import must
 from anemone.features.spec_augment import SpecAugmentConfig
-from anemone.types import Mel, Spectrum
+from anemone.types import Audio, Mel
 
 BANDS = 4
+FRAMES_AT_ONCE = 512
 
 WINDOWS = {
     "hann": torch.hann_window,
@@ -102,53 +103,68 @@ def samples(milliseconds: float, rate: int) -> int:
     return int(milliseconds * rate / 1000 + 1e-6)
 
 
-def make_window(config: FeatureConfig, *, periodic: bool) -> Tensor:
-    """The window (n_fft,), with zeros on both sides of it."""
-    shape = WINDOWS.get(config.window)
-    window = torch.ones(config.win) if shape is None else shape(config.win, periodic=periodic)
-    left = (config.fft - config.win) // 2
-    return nn.functional.pad(window, (left, config.fft - config.win - left))
+class MelEnergies(nn.Module):
+    """Computes energies of overlapping frames in the triangular filters of a mel scale.
 
-
-def power_spectrum(x: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Squared magnitudes of the windowed Fourier transform: (B, S) -> (B, T, n_fft // 2 + 1)."""
-    spectrum = torch.view_as_real(torch.fft.rfft(x.unfold(-1, window.numel(), hop) * window)).square_()
-    return spectrum[..., 0] + spectrum[..., 1]
-
-
-class MelFilters(nn.Module):
-    """Sums powers over the triangular filters of a mel scale.
-
-    A filter is zero but for a few bins, so the filters are applied in `BANDS` groups, each to the bins it needs: a
-    quarter of the work of one product with the whole matrix.
+    Two things make it fast on a CPU. A filter is zero but for a few bins, so the filters are applied in `BANDS` groups,
+    each to the bins it needs: a quarter of the work of one product with the whole matrix. And about `FRAMES_AT_ONCE`
+    frames go all the way before the next ones begin: they stay in the cache, and no large memory is asked for and given
+    back, which costs as much time as the computing.
 
     Args:
-        config: number and range of the filters.
+        config: rate, frames and filters.
         scale: "slaney" or "htk", see `mel_filterbank`.
+        periodic: whether the window's period is its length, or one less.
+        power: power of the magnitudes.
     """
 
+    window: Tensor
     filterbank: Tensor
 
-    def __init__(self, config: FeatureConfig, *, scale: Literal["slaney", "htk"]) -> None:
+    def __init__(
+        self, config: FeatureConfig, *, scale: Literal["slaney", "htk"], periodic: bool, power: float = 2.0
+    ) -> None:
         super().__init__()
+        self.hop, self.power = config.hop, power
+        self.num_mels = config.num_mels
         filterbank = mel_filterbank(config, scale=scale)
-        self.num_mels, self.num_bins = filterbank.shape
         self.bands = []
         for rows in torch.arange(self.num_mels, device="cpu").chunk(BANDS):
             top, bottom = int(rows[0]), int(rows[-1]) + 1
             bins = filterbank[top:bottom].any(0).nonzero()
             first, last = (int(bins[0]), int(bins[-1]) + 1) if len(bins) else (0, 1)
             self.bands.append((slice(top, bottom), slice(first, last)))
+        self.register_buffer("window", make_window(config, periodic=periodic), persistent=False)
         self.register_buffer("filterbank", filterbank.to(torch.get_default_device()), persistent=False)
 
-    def forward(self, x: Spectrum[Tensor, "B T F={self.num_bins}"]) -> Mel[Tensor, "B F'={self.num_mels} T"]:
-        """Sums the powers of each frame.
+    def forward(self, x: Audio[Tensor, "B S"]) -> Mel[Tensor, "B F={self.num_mels} T"]:
+        """Computes the energies, one frame for each ``hop`` from the first sample on.
 
         Args:
-            x: powers of a spectrum.
+            x: waveforms, padded as the frames want it.
         """
-        power = x.transpose(1, 2)  # (B, T, bins) -> (B, bins, T)
-        return torch.cat([self.filterbank[rows, bins] @ power[:, bins] for rows, bins in self.bands], 1)
+        frames = x.unfold(-1, self.window.numel(), self.hop)  # (B, T, n_fft), nothing copied
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._energies(frames)
+        pieces = torch.split(frames, max(16, FRAMES_AT_ONCE // max(1, x.shape[0])), 1)
+        return torch.cat([self._energies(piece) for piece in pieces], -1)
+
+    def _energies(self, frames: Tensor) -> Tensor:
+        """(B, T, n_fft) -> (B, F, T)."""
+        squares = torch.view_as_real(torch.fft.rfft(frames * self.window)).square_()
+        energies = squares[..., 0] + squares[..., 1]
+        if self.power != 2:
+            energies = energies ** (self.power / 2)
+        energies = energies.transpose(1, 2)  # (B, T, bins) -> (B, bins, T)
+        return torch.cat([self.filterbank[rows, bins] @ energies[:, bins] for rows, bins in self.bands], 1)
+
+
+def make_window(config: FeatureConfig, *, periodic: bool) -> Tensor:
+    """The window (n_fft,), with zeros on both sides of it."""
+    shape = WINDOWS.get(config.window)
+    window = torch.ones(config.win) if shape is None else shape(config.win, periodic=periodic)
+    left = (config.fft - config.win) // 2
+    return nn.functional.pad(window, (left, config.fft - config.win - left))
 
 
 def mel_filterbank(config: FeatureConfig, *, scale: Literal["slaney", "htk"]) -> Tensor:

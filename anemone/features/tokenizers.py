@@ -1,11 +1,10 @@
-"""Units of text: characters, SentencePiece sub-words, WordPiece.
+"""Units of text: characters and SentencePiece sub-words; WordPiece has a file of its own.
 
 A tokenizer turns text into numbers below ``vocab_size`` and back. The blank of CTC and of transducers is not one of
 them: the head adds it.
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from anemone.errors import ConfigError, DataError
 TOKENIZERS = {
     "characters": "anemone.features.tokenizers:CharactersConfig",
     "sentencepiece": "anemone.features.tokenizers:SentencePieceConfig",
-    "wordpiece": "anemone.features.tokenizers:WordPieceConfig",
+    "wordpiece": "anemone.features.wordpiece:WordPieceConfig",
 }
 
 Unknown = Literal["refuse", "drop", "piece"]
@@ -106,7 +105,7 @@ class Characters:
         surfaces = self._cut.findall(text.lower().strip() if self.config.lowercase else text.strip())
         unknown = self._numbers.get(self.config.unknown_piece, -1)
         found = [(self._numbers.get(surface, -1), surface) for surface in surfaces]
-        return settle(text, found, -1, self.config.unknown, instead=unknown)
+        return settle(text, found, -1, policy=self.config.unknown, instead=unknown)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the characters, joined."""
@@ -139,7 +138,7 @@ class SentencePieceConfig:
         Raises:
             ConfigError: the model is missing or broken.
         """
-        return SentencePiece(_contents(SentencePiece.FILE, self.path, files), self.unknown)
+        return SentencePiece(read_file(SentencePiece.FILE, self.path, files), self.unknown)
 
 
 class SentencePiece:
@@ -176,7 +175,7 @@ class SentencePiece:
         if self._unknown == "piece" or unknown not in ids:
             return ids
         surfaces = self._processor.encode(text, out_type=str)
-        return settle(text, zip(ids, surfaces, strict=True), unknown, self._unknown)
+        return settle(text, zip(ids, surfaces, strict=True), unknown, policy=self._unknown)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of the sub-words."""
@@ -188,125 +187,11 @@ class SentencePiece:
         return {self.FILE: self._model}
 
 
-# --- WordPiece --------------------------------------------------------------------------------------------------------
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-JOINED = (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re")
-LONGEST_WORD = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class WordPieceConfig:
-    """Sub-words of a WordPiece vocabulary, cut as BERT does (arXiv:1810.04805)."""
-
-    path: str | None = None
-    """The vocabulary, one piece a line. Not read where an archive brings ``vocab.txt`` along."""
-
-    lowercase: bool = False
-    """Whether to write all text in lower case and without accents."""
-
-    unknown: Unknown = "piece"
-    """What to do with words that cannot be put together: refuse the text, drop them, or put ``[UNK]``."""
-
-    def build(self, files: Mapping[str, bytes] = NO_FILES) -> "WordPiece":
-        """Returns the tokenizer.
-
-        Args:
-            files: the vocabulary as ``vocab.txt``.
-
-        Raises:
-            ConfigError: the vocabulary is missing or broken.
-        """
-        return WordPiece(_contents(WordPiece.FILE, self.path, files), self)
-
-
-class WordPiece:
-    """Writes words and punctuation as the longest pieces that fit, from the left.
-
-    Args:
-        vocabulary: contents of the vocabulary's file.
-        config: its settings.
-
-    Raises:
-        ConfigError: the vocabulary is broken.
-    """
-
-    FILE = "vocab.txt"
-
-    def __init__(self, vocabulary: bytes, config: WordPieceConfig) -> None:
-        self._vocabulary, self._config = vocabulary, config
-        try:
-            self.pieces = vocabulary.decode("utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"`{self.FILE}` must be text in UTF-8, but cannot be read: {error}") from error
-        self.pieces = [piece.rstrip("\r") for piece in self.pieces[: -1 if self.pieces[-1] == "" else None]]
-        self.vocab_size = len(self.pieces)
-        self._numbers = {piece: i for i, piece in enumerate(self.pieces)}
-        must(len(self._numbers) == self.vocab_size, self.FILE, "a list of different pieces", f"{self.vocab_size} lines")
-        must("[UNK]" in self._numbers, self.FILE, "a list of pieces with `[UNK]` among them", self.pieces[:8])
-
-    def encode(self, text: str) -> list[int]:
-        """Returns the numbers of the pieces.
-
-        Raises:
-            DataError: a word cannot be put together, and ``unknown`` is "refuse".
-        """
-        found = [(i, word) for word in words(text, lowercase=self._config.lowercase) for i in self._fit(word)]
-        return settle(text, found, self._numbers["[UNK]"], self._config.unknown)
-
-    def _fit(self, word: str) -> list[int]:
-        """The longest pieces from the left, or the unknown piece alone."""
-        unknown, ids, start = [self._numbers["[UNK]"]], [], 0
-        if len(word) > LONGEST_WORD:
-            return unknown
-        while start < len(word):
-            mark = "##" if start else ""
-            ends = (end for end in range(len(word), start, -1) if mark + word[start:end] in self._numbers)
-            end = next(ends, None)
-            if end is None:
-                return unknown
-            ids.append(self._numbers[mark + word[start:end]])
-            start = end
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Returns the words, with no space before the punctuation that wants none; special pieces are left out."""
-        kept = [piece for piece in (self.pieces[i] for i in ids) if piece not in SPECIAL]
-        rest = [p[2:] if p.startswith("##") else p if p.startswith(JOINED) else f" {p}" for p in kept[1:]]
-        return "".join([*kept[:1], *rest])
-
-    def files(self) -> dict[str, bytes]:
-        """Returns the vocabulary."""
-        return {self.FILE: self._vocabulary}
-
-
-def words(text: str, *, lowercase: bool) -> list[str]:
-    """Cuts a text at white space and around punctuation and CJK characters, dropping control characters."""
-    if lowercase:
-        text = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
-    shown = []
-    for character in text:
-        category = unicodedata.category(character)
-        if character in "\t\n\r" or category == "Zs":
-            shown.append(" ")
-        elif is_punctuation(character) or "CJK UNIFIED" in unicodedata.name(character, ""):
-            shown.append(f" {character} ")
-        elif category[0] != "C" and character != "\ufffd":
-            shown.append(character)
-    return "".join(shown).split()
-
-
-def is_punctuation(character: str) -> bool:
-    """Whether a character is punctuation, or an ASCII sign that is neither letter nor digit."""
-    sign = "!" <= character <= "~" and not character.isalnum()
-    return sign or unicodedata.category(character).startswith("P")
-
-
 # --- what they share --------------------------------------------------------------------------------------------------
 
 
 def settle(
-    text: str, found: Iterable[tuple[int, str]], unknown: int, policy: Unknown, *, instead: int | None = None
+    text: str, found: Iterable[tuple[int, str]], unknown: int, *, policy: Unknown, instead: int | None = None
 ) -> list[int]:
     """Returns the numbers of units, with the unknown ones refused, dropped or replaced.
 
@@ -331,8 +216,17 @@ def settle(
     return [instead if i == unknown and instead is not None else i for i, _ in found]
 
 
-def _contents(name: str, path: str | None, files: Mapping[str, bytes]) -> bytes:
-    """A tokenizer's file: out of an archive, or from the disk."""
+def read_file(name: str, path: str | None, files: Mapping[str, bytes]) -> bytes:
+    """Reads a tokenizer's file out of an archive, or from the disk.
+
+    Args:
+        name: what it is called in archives.
+        path: where it lies on the disk, if anywhere.
+        files: what an archive brings.
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
     if name in files:
         return files[name]
     must(path is not None and Path(path).is_file(), "path", f"the path of a file to read as `{name}`", path)

@@ -14,9 +14,8 @@ from anemone.features.tokenizers import (
     TOKENIZERS,
     CharactersConfig,
     SentencePieceConfig,
-    WordPieceConfig,
-    words,
 )
+from anemone.features.wordpiece import WordPieceConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden/parity/features"
 ROWS = json.loads((GOLDEN / "tokens.json").read_text("utf-8"))
@@ -101,11 +100,6 @@ def test_an_unknown_piece_stands_for_unknown_characters_where_asked():
     assert tokenizer.encode("a€ b") == [0, 3, 2, 1]
     assert tokenizer.encode("a<unk>") == [0, 3]
     assert build("bpe_64", unknown="piece").encode("€") == [36, 0]
-
-
-def test_words_are_cut_as_bert_does():
-    assert words("a-b, c!", lowercase=False) == ["a", "-", "b", ",", "c", "!"]
-    assert words("日本 x\tÉté\u200b", lowercase=True) == ["日", "本", "x", "ete"]
 
 
 @pytest.mark.parametrize(
