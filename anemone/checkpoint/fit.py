@@ -1,12 +1,14 @@
 """Puts tensors into modules: all of them, exactly, or those of one part, with a report of what was done."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from anemone.checkpoint.archive import Archive, read_archive
 from anemone.checkpoint.registry import resolve
@@ -124,6 +126,30 @@ def _put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     meta = any(own[name].is_meta for name in tensors)
     values = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
     module.load_state_dict(values, strict=False, assign=meta)
+
+
+@contextmanager
+def at_most(num_weights: int) -> Iterator[None]:
+    """Within the block, a module that registers more weights than this is refused before they are filled.
+
+    So the config of a stranger, which may ask for any size, reserves no more than came with it.
+
+    Raises:
+        ArchiveError: more weights are asked for.
+    """
+    left = num_weights
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise ArchiveError(f"the config asks for more than the {num_weights:,} weights that came with it.")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _misfit(own: Tensor, given: Tensor) -> str:

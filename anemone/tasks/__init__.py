@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 from anemone.checkpoint.archive import Archive, read_archive, write_archive
-from anemone.checkpoint.fit import load_tensors_into
+from anemone.checkpoint.fit import at_most, load_tensors_into
 from anemone.checkpoint.registry import resolve
 from anemone.config import Tree, decode, of_kind
 from anemone.decoding import DECODERS
-from anemone.errors import ArchiveError, ConfigError
+from anemone.errors import AnemoneError, ArchiveError
 from anemone.features import FEATURES
 from anemone.losses import LOSSES
 from anemone.models import MODELS
@@ -96,10 +96,11 @@ def load(source: str | Path) -> Task:
     path = resolve(source)
     archive = read_archive(path)
     try:
-        task = rebuild(archive.config, archive.files)
-    except ConfigError as error:
-        raise ArchiveError(f"`{path}` has a config that cannot be used: {error}") from error
-    load_tensors_into(task.network, archive.tensors)
+        with at_most(sum(tensor.numel() for tensor in archive.tensors.values())):
+            task = rebuild(archive.config, archive.files)
+        load_tensors_into(task.network, archive.tensors)
+    except AnemoneError as error:
+        raise ArchiveError(f"`{path}` cannot be used: {error}") from error
     return task.eval()
 
 

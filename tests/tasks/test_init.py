@@ -49,7 +49,7 @@ def test_an_archive_whose_config_is_wrong_is_refused_by_its_path(tmp_path):
     archive = read_archive(tmp_path / "model")
     archive.config["model"]["sise"] = "5x5"
     write_archive(tmp_path / "model", archive)
-    with pytest.raises(ArchiveError, match=r"model` has a config that cannot be used: `model.sise` is not a setting"):
+    with pytest.raises(ArchiveError, match=r"model` cannot be used: `model.sise` is not a setting"):
         load(tmp_path / "model")
 
 
@@ -58,7 +58,16 @@ def test_weights_of_another_size_are_refused(tmp_path):
     archive = read_archive(tmp_path / "model")
     archive.config["task"]["labels"] = ["a", "b"]
     write_archive(tmp_path / "model", archive)
-    with pytest.raises(ArchiveError, match=r"head\.linear"):
+    with pytest.raises(ArchiveError, match=r"model` cannot be used: .*\n.*head\.linear"):
+        load(tmp_path / "model")
+
+
+def test_a_config_that_asks_for_more_than_came_with_it_is_refused_before_it_gets_memory(tmp_path):
+    save(tiny("classification"), tmp_path / "model")
+    archive = read_archive(tmp_path / "model")
+    archive.config["model"]["blocks"][0]["d_model"] = 10**6
+    write_archive(tmp_path / "model", archive)
+    with pytest.raises(ArchiveError, match=r"model` cannot be used: the config asks for more than the [\d,]+ weights"):
         load(tmp_path / "model")
 
 
