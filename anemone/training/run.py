@@ -35,6 +35,7 @@ from anemone.errors import ConfigError
 
 FREE = (
     "trainer.devices",
+    "trainer.num_nodes",
     "trainer.accelerator",
     "trainer.max_minutes",
     "trainer.max_nonfinite",
