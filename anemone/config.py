@@ -88,8 +88,9 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Tree:
             f"`{experiment}` asks for `{missing}`, which does not exist.{nearest(missing, options)}"
             + (f" There are: {', '.join(options)}." if options else "")
         ) from error
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        lines = str(error).strip().splitlines()
+        first = " ".join(line.strip() for line in (lines if isinstance(error, YAMLError) else lines[:1])).rstrip(".")
         hint = " Write a list as [a,b]; with --multirun, a,b is a run for each." if "Ambiguous value" in first else ""
         raise ConfigError(f"`{experiment}` with {list(overrides)} cannot be composed: {first}.{hint}") from error
     refuse_code(tree)
@@ -135,8 +136,13 @@ def _override(text: str, groups: set[str]) -> str:
     if not bare or not (equals or key.startswith("~")):
         raise ConfigError(f"`{text}` must be an override of the form key=value.")
     refuse_code({bare.partition("@")[0]: {}})
-    picks = bare in groups and value.replace("_", "a").replace("-", "a").isalnum()
-    return text if picks or key.startswith("~") else f"++{bare}={value}"
+    must(bare != "experiment", "experiment", "named before its settings", value)
+    if key.startswith("~"):
+        return text
+    if bare in groups and not value.startswith("{"):
+        must(re.fullmatch(r"[\w.-]+", value) is not None, bare, f"the name of a file in the group `{bare}`", value)
+        return f"{bare}={value}"
+    return f"++{bare}={value}"
 
 
 def _refuse_hydra_node(path: Path) -> None:
@@ -144,7 +150,7 @@ def _refuse_hydra_node(path: Path) -> None:
 
     try:
         refuse_code(yaml.safe_load(path.read_text("utf-8")) or {}, f"{path}: ")
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"`{path}` is not YAML: {error}") from error
 
 
@@ -218,7 +224,8 @@ def decode(cls: type[C], tree: Any, path: str = "") -> C:
 
 
 def _of_kind(kinds: Mapping[str, str], tree: Any, path: str) -> Any:
-    """Decodes the dataclass that ``kind`` names."""
+    """Decodes the dataclass that ``kind`` names; a kind alone stands for its defaults."""
+    tree = {"kind": tree} if isinstance(tree, str) else tree
     must(isinstance(tree, Mapping), path, f"a group of settings with a `kind` out of {sorted(kinds)}", tree)
     if "kind" not in tree:
         raise ConfigError(f"`{path}.kind` must be set, to one of {sorted(kinds)}.")

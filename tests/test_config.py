@@ -81,6 +81,14 @@ def test_a_setting_the_yaml_does_not_list_can_be_set():
     assert run("model.encoder.dropout=0.5").model.encoder.dropout == 0.5
 
 
+def test_a_kind_alone_stands_for_its_defaults():
+    assert run("schedule=small").schedule == SmallConfig()
+
+
+def test_a_pick_is_the_same_with_a_plus():
+    assert run("+model=other") == run("model=other")
+
+
 def test_plain_values_decode_to_their_types():
     tree = {"kind": "other", "width": 3.0, "span": [1, 2], "weights": {"a": 1}}
     assert decode(RootConfig, {"model": tree, "precision": 32}) == RootConfig(
@@ -140,6 +148,10 @@ def test_a_group_is_picked_also_where_the_file_picks_none(tmp_path):
         (["model=other", "model.span=[1]"], "`model.span` must be a list of 2, but is [1] instead."),
         (["seed"], "`seed` must be an override of the form key=value."),
         (["seed=["], "cannot be composed"),
+        (["model="], "`model` must be the name of a file in the group `model`, but is '' instead."),
+        (["model=[small]"], "`model` must be the name of a file in the group `model`, but is '[small]' instead."),
+        (["schedule=smal"], "`schedule.kind` must be one of ['other', 'small'], but is 'smal' instead. Did you mean `small`?"),
+        (["experiment=first"], "`experiment` must be named before its settings, but is 'first' instead."),
         (["seed=1,2"], "Write a list as [a,b]; with --multirun, a,b is a run for each."),
         (["model._target_=os.system"], "`model._target_` is refused: a config holds values and never names code to run."),
         (["model={_target_: os.system}"], "`_target_` is refused"),
@@ -169,8 +181,21 @@ def test_a_users_file_that_names_code_is_refused_and_nothing_runs(tmp_path, text
         compose(str(path))
 
 
-def test_a_users_file_that_is_no_yaml_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1\n", r"bad.yaml` is not YAML"),
+        (b"\xff\xfe", r"bad.yaml` is not YAML"),
+        (b"- a\n", r"bad.yaml` with \[\] cannot be composed: primary config 'bad' must be a DictConfig"),
+        (b"defaults: 3\n", r"bad.yaml` with \[\] cannot be composed: Invalid defaults list"),
+        (b"seed: 1\nseed: 2\n", r"bad.yaml` with \[\] cannot be composed: .*found duplicate key seed"),
+        (b"defaults: [/model: smal]\n", r"asks for `model/smal`, which does not exist. Did you mean `model/small`\?"),
+        (b"seed: ${other}\n", r"Interpolation key 'other' not found"),
+        (b"seed: ???\n", r"Missing mandatory value: seed"),
+    ],
+)
+def test_a_users_file_that_cannot_be_used_is_named(tmp_path, content, message):
     path = tmp_path / "bad.yaml"
-    path.write_text("a: [1\n")
-    with pytest.raises(ConfigError, match=r"bad.yaml` is not YAML"):
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
         compose(str(path))

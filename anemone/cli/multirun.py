@@ -32,6 +32,8 @@ def multirun(name: str, overrides: Sequence[str]) -> int:
         ConfigError: nothing is listed, or a combination does not decode. No run is started then.
     """
     combinations = sweep(overrides)
+    if any(word.startswith("run.folder=") for word in combinations[0][1]):
+        raise ConfigError("`run.folder` must be one folder: `--multirun` makes one beside it for each combination.")
     root = Path(f"{experiment(name, overrides=combinations[0][0]).run.folder}_multirun")
     runs = []
     for words, listed in combinations:

@@ -4,6 +4,7 @@
 schedule's factor. Weight decay spares biases, norms and all other parameters with fewer than two axes.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class OptimizerConfig:
     """Whether biases and norms shrink, too."""
 
     def __post_init__(self) -> None:
-        must(self.lr > 0, "lr", "above 0", self.lr)
+        must(0 < self.lr < math.inf, "lr", "above 0, and finite", self.lr)
         must(self.weight_decay >= 0, "weight_decay", "0 or more", self.weight_decay)
         for name in ("betas", "momentum"):
             value = getattr(self, name, 0.0)

@@ -90,8 +90,13 @@ def test_a_run_that_is_asked_to_stop_stops_all(anemone, experiment, started, tmp
 
 def test_no_run_starts_where_a_combination_is_wrong(anemone, experiment, started):
     ran = anemone("train", experiment, "optim.lr=0.1,-1", "--multirun")
-    assert ran.status == 2 and "`optim.lr` must be above 0, but is -1.0 instead." in ran.err
+    assert ran.status == 2 and "`optim.lr` must be above 0, and finite, but is -1.0 instead." in ran.err
     assert not started.configs
+
+
+def test_the_folder_of_a_run_cannot_be_listed(anemone, experiment, started):
+    ran = anemone("train", experiment, "run.folder=a,b", "--multirun")
+    assert ran.status == 2 and "`run.folder` must be one folder" in ran.err
 
 
 def test_without_a_list_there_is_nothing_to_combine(anemone, experiment, started):

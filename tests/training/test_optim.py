@@ -267,7 +267,7 @@ def test_a_closure_is_evaluated_with_gradients_on(kind):
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("adamw", {"lr": 0}, r"`lr` must be above 0, but is 0\.0 instead"),
+        ("adamw", {"lr": 0}, r"`lr` must be above 0, and finite, but is 0\.0 instead"),
         ("lion", {"weight_decay": -1}, r"`weight_decay` must be 0 or more, but is -1\.0 instead"),
         ("novograd", {"betas": [0.9, 1]}, r"`betas` must be at least 0 and below 1, but is \(0\.9, 1\.0\) instead"),
         ("muon", {"momentum": 1}, r"`momentum` must be at least 0 and below 1, but is 1\.0 instead"),
