@@ -5,7 +5,7 @@ tokenizers. The classes it names are keys into the tables of `anemone.checkpoint
 such a name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ WEIGHTS = "model_weights.ckpt"
 ENCODERS = {"nemo.collections.asr.modules.ConvASREncoder": quartznet.ENCODER}
 ENCODER_KINDS = {heads.recognition: "quartznet", heads.classification: "matchboxnet"}
 CROPS = {"nemo.collections.asr.modules.CropOrPadSpectrogramAugmentation": quartznet.CROP}
-PARTS = {"preprocessor", "spec_augment", "crop_or_pad_augment", "encoder", "decoder"}
+LOOKED_UP = {f"{p}._target_" for p in ("preprocessor", "spec_augment", "crop_or_pad_augment", "encoder", "decoder")}
 RECOMPUTED = "preprocessor."  # windows and filters, which follow from the settings
 SQUEEZED = ("pointwise.weight", "head.linear.weight")  # convolutions of kernel 1 there, matrices here
 
@@ -50,9 +50,9 @@ def read_nemo(path: str | Path) -> Archive:
 def _settings(config: Tree) -> tuple[heads.Purpose, Tree, Tree]:
     """Translates NeMo's settings into those of a task with its loss, of a model, and of features."""
     read = _look_up(config.get("target"), heads.MODELS, "target")
-    for key, value in config.items():
-        if key not in PARTS and isinstance(value, Mapping) and "_target_" in value:
-            raise ArchiveError(f"`{key}` is a part that cannot be read: {value['_target_']!r}.")
+    for where, name in _targets(config):
+        if where not in LOOKED_UP:
+            raise ArchiveError(f"`{where}` is {name!r}, which cannot be read: no class is looked up there.")
     if config.get("adapters"):
         raise ArchiveError("`adapters` cannot be read yet: save the model without them.")
     kind, table, extra = _look_up(_target(config, "preprocessor"), features.PREPROCESSORS, "preprocessor._target_")
@@ -64,6 +64,16 @@ def _settings(config: Tree) -> tuple[heads.Purpose, Tree, Tree]:
     if config.get("crop_or_pad_augment"):
         model |= _part(config, "crop_or_pad_augment", CROPS)
     return read(config, _part(config, "decoder", heads.DECODERS)), model, feature
+
+
+def _targets(tree: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Where a tree names classes, and which."""
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        path = f"{where}.{key}".lstrip(".")
+        if key == "_target_":
+            yield path, value
+        yield from _targets(value, path)
 
 
 def _part(config: Tree, name: str, tables: Mapping[str, Table]) -> Tree:
