@@ -231,7 +231,7 @@ class Engine:
         """Names the utterances of a step without a finite loss or gradient; stops the run if such steps go on."""
         pairs = zip(micro_batches, losses, strict=True)
         here = [row for batch, loss in pairs for row in self._suspects(batch, loss, result)]
-        rows = [row for found in ranks.gather(here) for row in found]
+        rows = ranks.gather_numbers(here, self.device)
         names = ", ".join(self.name_row(row) for row in rows[:SHOWN])
         more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
         value = result.loss if result.skipped == "loss" else result.grad_norm

@@ -35,9 +35,7 @@ def evaluate(
     Raises:
         DataError: a manifest does not exist or holds nothing to use.
     """
-    data = DataConfig(
-        rate=task.rate, eval_batch_size=batch_size, num_workers=num_workers, cache_mb=0, skip_bad=skip_bad
-    )
+    data = DataConfig(rate=task.rate, eval_batch_size=batch_size, num_workers=num_workers, skip_bad=skip_bad)
     index = Index.read(manifests, target=task.target, skip_bad=skip_bad)
     device = next(task.parameters()).device
     with inference(task), find_precision(precision, device).autocast(device):

@@ -113,6 +113,9 @@ class RunConfig:
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
     """How progress is shown; auto shows a bar in a terminal and a line now and then elsewhere."""
 
+    def __post_init__(self) -> None:
+        must(self.seed >= 0, "seed", "0 or more", self.seed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:

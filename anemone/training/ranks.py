@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -59,13 +58,17 @@ def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
     return [vote > 0 for vote in votes.tolist()]
 
 
-def gather(value: Any) -> list[Any]:
-    """The values of all ranks, in order."""
+def gather_numbers(numbers: Sequence[int], device: torch.device) -> list[int]:
+    """The numbers of all ranks, one rank after the other; ranks may have different counts."""
     if world() == 1:
-        return [value]
-    values = [None] * world()
-    dist.all_gather_object(values, value)
-    return values
+        return list(numbers)
+    own = torch.tensor([len(numbers), *numbers], dtype=torch.int64, device=device)
+    sizes = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(world())]
+    dist.all_gather(sizes, own[:1])
+    widest = 1 + max(int(size) for size in sizes)
+    rows = [torch.empty(widest, dtype=torch.int64, device=device) for _ in sizes]
+    dist.all_gather(rows, torch.cat([own, own.new_zeros(widest - len(own))]))
+    return [number for row in rows for number in row[1 : 1 + int(row[0])].tolist()]
 
 
 def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

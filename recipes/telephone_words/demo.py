@@ -105,9 +105,9 @@ def report(said: list[str], control: list[str], true: list[str]) -> float:
         table.add_row(t, s, str(count))
     console.print(table)
     console.print(
-        "One voice a language, the same voice in training and test, studio recordings: this score says that words in new "
-        "sentences are recognised, not that new speakers are.\n'Language alone' names the commonest word of the right "
-        f"language; 'shuffled labels' is the same net trained for {CONTROL_STEPS} steps on labels dealt out at random."
+        "One voice a language, the same in training and test, in a studio: the score says that words in new sentences "
+        "are recognised, not that new speakers are. 'Language alone' names the commonest word of the right language; "
+        f"'shuffled labels' is the same net trained for {CONTROL_STEPS} steps on labels dealt out at random."
     )
     return accuracy(said, true)
 

@@ -13,21 +13,27 @@ def talk(rank):
     weights = [torch.full((2,), float(rank + 5))]
     ranks.copy_from_first(weights)
     flags = ranks.any_rank([rank == 1, False, True], torch.device("cpu"))
-    return [t.tolist() for t in tensors], weights[0].tolist(), flags, ranks.gather(rank), ranks.is_first()
+    return (
+        [t.tolist() for t in tensors],
+        weights[0].tolist(),
+        flags,
+        ranks.gather_numbers([rank] * (rank + 1), torch.device("cpu")),
+        ranks.is_first(),
+    )
 
 
 def test_ranks_sum_copy_vote_and_gather(monkeypatch):
     monkeypatch.setattr(ranks, "BUCKET", 3)
     for rank, (sums, weights, flags, gathered, first) in enumerate(run_ranks(2, talk)):
         assert sums == [[[1.0, 1.0], [1.0, 1.0]], 1, [2.0, 1.0]]
-        assert weights == [5.0, 5.0] and flags == [True, False, True] and gathered == [0, 1]
+        assert weights == [5.0, 5.0] and flags == [True, False, True] and gathered == [0, 1, 1]
         assert first == (rank == 0)
 
 
 def test_alone_everything_stays_as_it_is():
     tensor = torch.tensor([1.0, 2.0])
     ranks.sum_together([tensor])
-    assert tensor.tolist() == [1.0, 2.0] and ranks.gather(3) == [3]
+    assert tensor.tolist() == [1.0, 2.0] and ranks.gather_numbers([3], torch.device("cpu")) == [3]
     assert ranks.any_rank([False, True], torch.device("cpu")) == [False, True]
 
 
