@@ -21,7 +21,7 @@ class EncoderConfig:
     norm: Literal["batch", "layer"] = "batch"
 
     def __post_init__(self) -> None:
-        must(self.num_layers > 0, "num_layers", "above 0", self.num_layers)
+        must(self.num_layers > 0, "num_layers", "above 0", value=self.num_layers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,10 +67,10 @@ class Entry:
 
     def __post_init__(self) -> None:
         hexadecimal = len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
-        must(hexadecimal, "sha256", "64 hexadecimal digits in lower case", self.sha256)
-        must(self.size > 0, "size", "a number of bytes above 0", self.size)
+        must(hexadecimal, "sha256", "64 hexadecimal digits in lower case", value=self.sha256)
+        must(self.size > 0, "size", "a number of bytes above 0", value=self.size)
         rule, pattern = LOCATIONS[self.origin]
-        must(re.fullmatch(pattern, self.location) is not None, "location", rule, self.location)
+        must(re.fullmatch(pattern, self.location) is not None, "location", rule, value=self.location)
 
 
 def pretrained() -> list[Entry]:
@@ -133,9 +133,9 @@ def _entries() -> dict[str, tuple[Entry, Path]]:
             trees = yaml.safe_load(table.read_text("utf-8")) or {}
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise ConfigError(f"`{table}` cannot be read as a registry: {error}.") from error
-        must(isinstance(trees, dict), str(table), "a mapping from name to entry", trees)
+        must(isinstance(trees, dict), str(table), "a mapping from name to entry", value=trees)
         for name, tree in trees.items():
-            must(isinstance(tree, dict), f"{table}: {name}", "a group of settings (Entry)", tree)
+            must(isinstance(tree, dict), f"{table}: {name}", "a group of settings (Entry)", value=tree)
             entries[str(name)] = decode(Entry, {"name": name, **tree}, f"{table}: {name}"), beside
     return entries
 

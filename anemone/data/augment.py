@@ -20,7 +20,7 @@ class AugmentationConfig:
     """Probability that an utterance is changed."""
 
     def __post_init__(self) -> None:
-        must(0 <= self.p <= 1, "p", "between 0 and 1", self.p)
+        must(0 <= self.p <= 1, "p", "between 0 and 1", value=self.p)
 
     def draw(self, audio: Signal, rate: int, rng: np.random.Generator) -> Signal:
         """Returns the samples (S,) after a random change."""
@@ -36,8 +36,8 @@ class SpeedConfig(AugmentationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        must(len(self.factors) > 0, "factors", "one factor or more", self.factors)
-        must(all(0.1 <= factor <= 10 for factor in self.factors), "factors", "between 0.1 and 10", self.factors)
+        must(len(self.factors) > 0, "factors", "one factor or more", value=self.factors)
+        must(all(0.1 <= factor <= 10 for factor in self.factors), "factors", "between 0.1 and 10", value=self.factors)
 
     def draw(self, audio: Signal, rate: int, rng: np.random.Generator) -> Signal:
         """Returns `speed` by a factor drawn from the list."""
@@ -56,7 +56,7 @@ class ShiftConfig(AugmentationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        must(self.min_ms <= self.max_ms, "min_ms", f"at most max_ms ({self.max_ms:g})", self.min_ms)
+        must(self.min_ms <= self.max_ms, "min_ms", f"at most max_ms ({self.max_ms:g})", value=self.min_ms)
 
     def draw(self, audio: Signal, rate: int, rng: np.random.Generator) -> Signal:
         """Returns `shift` by a time drawn uniformly."""
@@ -75,7 +75,7 @@ class GainConfig(AugmentationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        must(self.min_db <= self.max_db, "min_db", f"at most max_db ({self.max_db:g})", self.min_db)
+        must(self.min_db <= self.max_db, "min_db", f"at most max_db ({self.max_db:g})", value=self.min_db)
 
     def draw(self, audio: Signal, rate: int, rng: np.random.Generator) -> Signal:
         """Returns `gain` by decibels drawn uniformly."""
@@ -94,7 +94,7 @@ class WhiteNoiseConfig(AugmentationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        must(self.min_db <= self.max_db, "min_db", f"at most max_db ({self.max_db:g})", self.min_db)
+        must(self.min_db <= self.max_db, "min_db", f"at most max_db ({self.max_db:g})", value=self.min_db)
 
     def draw(self, audio: Signal, rate: int, rng: np.random.Generator) -> Signal:
         """Returns the samples plus noise of a level drawn uniformly in decibels."""

@@ -60,11 +60,11 @@ class DataConfig:
     """Whether utterances that cannot be used are reported and left out, or end the run."""
 
     def __post_init__(self) -> None:
-        must(self.rate >= 1, "rate", "1 or more", self.rate)
-        must(self.channel is None or self.channel >= 0, "channel", "0 or more", self.channel)
-        must(self.num_workers >= 0, "num_workers", "0 or more", self.num_workers)
-        must(self.cache_mb >= 0, "cache_mb", "0 or more", self.cache_mb)
-        must(self.eval_batch_size >= 1, "eval_batch_size", "1 or more", self.eval_batch_size)
+        must(self.rate >= 1, "rate", "1 or more", value=self.rate)
+        must(self.channel is None or self.channel >= 0, "channel", "0 or more", value=self.channel)
+        must(self.num_workers >= 0, "num_workers", "0 or more", value=self.num_workers)
+        must(self.cache_mb >= 0, "cache_mb", "0 or more", value=self.cache_mb)
+        must(self.eval_batch_size >= 1, "eval_batch_size", "1 or more", value=self.eval_batch_size)
 
 
 class Loader:
@@ -101,7 +101,7 @@ class Loader:
     ) -> None:
         per_step = world if batches_per_step is None or not training else batches_per_step
         rule = f"a multiple of the number of processes ({world})"
-        must(per_step >= 1 and per_step % world == 0, "batches_per_step", rule, per_step)
+        must(per_step >= 1 and per_step % world == 0, "batches_per_step", rule, value=per_step)
         evaluation = PlanConfig(batch_size=config.eval_batch_size, num_buckets=100, shuffle=False)
         self.index, self.config, self.training, self.seed = index, config, training, seed
         self.rank, self.world, self.batches_per_step = rank, world, per_step

@@ -38,11 +38,16 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         size, budget, most = self.batch_size, self.max_batch_seconds, self.max_seconds
-        must(size is None or size >= 1, "batch_size", "1 or more", size)
-        must(budget is None or budget > 0, "max_batch_seconds", "above 0", budget)
-        must(self.num_buckets >= 1, "num_buckets", "1 or more", self.num_buckets)
-        must(self.min_seconds >= 0, "min_seconds", "0 or more", self.min_seconds)
-        must(most is None or most > self.min_seconds, "max_seconds", f"above min_seconds ({self.min_seconds:g})", most)
+        must(size is None or size >= 1, "batch_size", "1 or more", value=size)
+        must(budget is None or budget > 0, "max_batch_seconds", "above 0", value=budget)
+        must(self.num_buckets >= 1, "num_buckets", "1 or more", value=self.num_buckets)
+        must(self.min_seconds >= 0, "min_seconds", "0 or more", value=self.min_seconds)
+        must(
+            most is None or most > self.min_seconds,
+            "max_seconds",
+            f"above min_seconds ({self.min_seconds:g})",
+            value=most,
+        )
 
     @property
     def size(self) -> int | None:

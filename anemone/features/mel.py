@@ -51,12 +51,17 @@ class LogMelConfig(FeatureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        must(0 <= self.preemphasis < 1, "preemphasis", "at least 0 and below 1", self.preemphasis)
-        must(self.dither >= 0, "dither", "0 or more", self.dither)
-        must(self.power > 0, "power", "above 0", self.power)
-        must(self.log_floor > 0, "log_floor", "above 0", self.log_floor)
-        must(self.frame_splicing >= 1, "frame_splicing", "1 or more", self.frame_splicing)
-        must(not self.exact_pad or self.fft >= self.hop, "exact_pad", "off where the hop is longer than `n_fft`", True)
+        must(0 <= self.preemphasis < 1, "preemphasis", "at least 0 and below 1", value=self.preemphasis)
+        must(self.dither >= 0, "dither", "0 or more", value=self.dither)
+        must(self.power > 0, "power", "above 0", value=self.power)
+        must(self.log_floor > 0, "log_floor", "above 0", value=self.log_floor)
+        must(self.frame_splicing >= 1, "frame_splicing", "1 or more", value=self.frame_splicing)
+        must(
+            not self.exact_pad or self.fft >= self.hop,
+            "exact_pad",
+            "off where the hop is longer than `n_fft`",
+            value=True,
+        )
 
     def build(self) -> "LogMel":
         """Returns the module."""

@@ -36,7 +36,9 @@ class MFCCConfig(FeatureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        must(1 <= self.num_mfcc <= self.num_mels, "num_mfcc", f"in 1..{self.num_mels} (`num_mels`)", self.num_mfcc)
+        must(
+            1 <= self.num_mfcc <= self.num_mels, "num_mfcc", f"in 1..{self.num_mels} (`num_mels`)", value=self.num_mfcc
+        )
 
     def build(self) -> "MFCC":
         """Returns the module."""

@@ -40,11 +40,11 @@ class SpecAugmentConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_freq_masks", "num_time_masks", "num_rect_masks"):
-            must(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+            must(getattr(self, name) >= 0, name, "0 or more", value=getattr(self, name))
         for name in ("freq_width", "rect_freq", "rect_time"):
-            must(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+            must(getattr(self, name) >= 1, name, "1 or more", value=getattr(self, name))
         whole = self.time_width < 1 or float(self.time_width).is_integer()
-        must(self.time_width > 0 and whole, "time_width", "a whole number of frames, or a share", self.time_width)
+        must(self.time_width > 0 and whole, "time_width", "a whole number of frames, or a share", value=self.time_width)
 
     def build(self) -> "SpecAugment":
         """Returns the module."""

@@ -68,14 +68,14 @@ class FeatureConfig:
         raise NotImplementedError
 
     def __post_init__(self) -> None:
-        must(self.rate > 0, "rate", "above 0", self.rate)
-        must(self.win >= 2, "window_ms", "at least two samples long", self.window_ms)
-        must(self.hop >= 1, "hop_ms", "at least one sample long", self.hop_ms)
-        must(self.fft >= self.win, "n_fft", f"at least the window's {self.win} samples", self.n_fft)
-        must(self.num_mels >= 1, "num_mels", "1 or more", self.num_mels)
-        must(self.top_hz <= self.rate / 2, "high_hz", f"at most half the rate, {self.rate / 2:g}", self.high_hz)
-        must(0 <= self.low_hz < self.top_hz, "low_hz", f"between 0 and `high_hz` ({self.top_hz:g})", self.low_hz)
-        must(self.pad_to >= 0, "pad_to", "0 or more", self.pad_to)
+        must(self.rate > 0, "rate", "above 0", value=self.rate)
+        must(self.win >= 2, "window_ms", "at least two samples long", value=self.window_ms)
+        must(self.hop >= 1, "hop_ms", "at least one sample long", value=self.hop_ms)
+        must(self.fft >= self.win, "n_fft", f"at least the window's {self.win} samples", value=self.n_fft)
+        must(self.num_mels >= 1, "num_mels", "1 or more", value=self.num_mels)
+        must(self.top_hz <= self.rate / 2, "high_hz", f"at most half the rate, {self.rate / 2:g}", value=self.high_hz)
+        must(0 <= self.low_hz < self.top_hz, "low_hz", f"between 0 and `high_hz` ({self.top_hz:g})", value=self.low_hz)
+        must(self.pad_to >= 0, "pad_to", "0 or more", value=self.pad_to)
 
     @property
     def win(self) -> int:

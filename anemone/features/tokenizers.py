@@ -62,11 +62,11 @@ class CharactersConfig:
     """The unit for unknown characters, where ``unknown`` is "piece"; one of ``characters``."""
 
     def __post_init__(self) -> None:
-        must(len(self.characters) > 0, "characters", "at least one", self.characters)
+        must(len(self.characters) > 0, "characters", "at least one", value=self.characters)
         twice = sorted({c for c in self.characters if self.characters.count(c) > 1 or not c})
-        must(not twice, "characters", "different from each other and not empty", twice)
+        must(not twice, "characters", "different from each other and not empty", value=twice)
         known = self.unknown != "piece" or self.unknown_piece in self.characters
-        must(known, "unknown_piece", "one of `characters`", self.unknown_piece)
+        must(known, "unknown_piece", "one of `characters`", value=self.unknown_piece)
 
     def build(self, files: Mapping[str, bytes] = NO_FILES) -> "Characters":
         """Returns the tokenizer.
@@ -229,5 +229,5 @@ def read_file(name: str, path: str | None, files: Mapping[str, bytes]) -> bytes:
     """
     if name in files:
         return files[name]
-    must(path is not None and Path(path).is_file(), "path", f"the path of a file to read as `{name}`", path)
+    must(path is not None and Path(path).is_file(), "path", f"the path of a file to read as `{name}`", value=path)
     return Path(str(path)).read_bytes()

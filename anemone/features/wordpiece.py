@@ -60,8 +60,13 @@ class WordPiece:
         self.pieces = [piece.rstrip("\r") for piece in self.pieces[: -1 if self.pieces[-1] == "" else None]]
         self.vocab_size = len(self.pieces)
         self._numbers = {piece: i for i, piece in enumerate(self.pieces)}
-        must(len(self._numbers) == self.vocab_size, self.FILE, "a list of different pieces", f"{self.vocab_size} lines")
-        must("[UNK]" in self._numbers, self.FILE, "a list of pieces with `[UNK]` among them", self.pieces[:8])
+        must(
+            len(self._numbers) == self.vocab_size,
+            self.FILE,
+            "a list of different pieces",
+            value=f"{self.vocab_size} lines",
+        )
+        must("[UNK]" in self._numbers, self.FILE, "a list of pieces with `[UNK]` among them", value=self.pieces[:8])
 
     def encode(self, text: str) -> list[int]:
         """Returns the numbers of the pieces.

@@ -22,7 +22,7 @@ class CrossEntropyConfig:
     """Share of the probability that is taken from the right class and spread evenly over the others."""
 
     def __post_init__(self) -> None:
-        must(0 <= self.smoothing < 0.5, "smoothing", "at least 0 and below 0.5", self.smoothing)
+        must(0 <= self.smoothing < 0.5, "smoothing", "at least 0 and below 0.5", value=self.smoothing)
 
     def build(self) -> CrossEntropy:
         """Returns `cross_entropy` with this smoothing."""

@@ -34,8 +34,8 @@ class ClassificationConfig:
 
     def __post_init__(self) -> None:
         twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
-        must(not twice, "labels", "all different", twice)
-        must(len(self.labels) != 1, "labels", "two or more", self.labels)
+        must(not twice, "labels", "all different", value=twice)
+        must(len(self.labels) != 1, "labels", "two or more", value=self.labels)
 
     def build(self, parts: "Parts", files: Mapping[str, bytes]) -> "ClassificationTask":
         """Builds the task.
@@ -47,10 +47,10 @@ class ClassificationConfig:
         Raises:
             ConfigError: no labels, or a loss or decoding of another task.
         """
-        must(len(self.labels) > 1, "task.labels", "set before the task is built", self.labels)
+        must(len(self.labels) > 1, "task.labels", "set before the task is built", value=self.labels)
         loss = parts.loss or CrossEntropyConfig()
-        must(isinstance(loss, CrossEntropyConfig), "loss", "of the kind cross_entropy for a classifier", loss)
-        must(parts.decoding is None, "decoding", "left out for a classifier", parts.decoding)
+        must(isinstance(loss, CrossEntropyConfig), "loss", "of the kind cross_entropy for a classifier", value=loss)
+        must(parts.decoding is None, "decoding", "left out for a classifier", value=parts.decoding)
         return ClassificationTask(replace(parts, loss=loss))
 
 

@@ -42,7 +42,7 @@ class RecognitionConfig:
             ConfigError: a loss of another task.
         """
         loss, decoding = parts.loss or CTCConfig(), parts.decoding or CTCGreedyConfig()
-        must(isinstance(loss, CTCConfig), "loss", "of the kind ctc for a recogniser", loss)
+        must(isinstance(loss, CTCConfig), "loss", "of the kind ctc for a recogniser", value=loss)
         return RecognitionTask(replace(parts, loss=loss, decoding=decoding), files)
 
 

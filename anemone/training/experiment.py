@@ -60,17 +60,20 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         must(
-            bool(self.max_steps or self.max_epochs), "max_steps", "1 or more, where `max_epochs` is not", self.max_steps
+            bool(self.max_steps or self.max_epochs),
+            "max_steps",
+            "1 or more, where `max_epochs` is not",
+            value=self.max_steps,
         )
         for name in ("max_steps", "max_epochs", "batches_per_step", "eval_every"):
             value = getattr(self, name)
-            must(value is None or value >= 1, name, "1 or more", value)
+            must(value is None or value >= 1, name, "1 or more", value=value)
         for name in ("devices", "num_nodes", "max_nonfinite", "log_every"):
-            must(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+            must(getattr(self, name) >= 1, name, "1 or more", value=getattr(self, name))
         for name in ("max_minutes", "clip_norm"):
             value = getattr(self, name)
-            must(value is None or value > 0, name, "above 0", value)
-        must(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1", self.ema_decay)
+            must(value is None or value > 0, name, "above 0", value=value)
+        must(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1", value=self.ema_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +90,8 @@ class CheckpointConfig:
     """Whether the archive gets the last weights or those of the best evaluation on the first validation set."""
 
     def __post_init__(self) -> None:
-        must(self.save_every >= 1, "save_every", "1 or more", self.save_every)
-        must(self.keep >= 1, "keep", "1 or more", self.keep)
+        must(self.save_every >= 1, "save_every", "1 or more", value=self.save_every)
+        must(self.keep >= 1, "keep", "1 or more", value=self.keep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ class RunConfig:
     """How progress is shown; auto shows a bar in a terminal and a line now and then elsewhere."""
 
     def __post_init__(self) -> None:
-        must(self.seed >= 0, "seed", "0 or more", self.seed)
+        must(self.seed >= 0, "seed", "0 or more", value=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ def read_sets(config: ExperimentConfig) -> Sets:
         DataError: a manifest does not exist, or holds nothing to use.
     """
     data = config.data
-    must(bool(data.train), "data.train", "one or more manifests", data.train)
+    must(bool(data.train), "data.train", "one or more manifests", value=data.train)
     read = partial(Index.read, target=_target(config), skip_bad=data.skip_bad)
     sets = {"train": read(data.train)}
     for name, manifests in (("valid", data.valid), ("test", data.test)):
@@ -122,7 +122,7 @@ def complete(config: ExperimentConfig, index: Index) -> ExperimentConfig:
         trainer = dataclasses.replace(trainer, batches_per_step=before or world(config))
     rule = f"a multiple of the number of processes ({world(config)})"
     number = trainer.batches_per_step or 1
-    must(number % world(config) == 0, "trainer.batches_per_step", rule, number)
+    must(number % world(config) == 0, "trainer.batches_per_step", rule, value=number)
     return dataclasses.replace(config, task=task, trainer=trainer)
 
 
@@ -140,7 +140,7 @@ def total_steps(config: ExperimentConfig, task: Task, index: Index) -> int:
     """
     trainer, number = config.trainer, config.trainer.batches_per_step
     loader = Loader(index, config.data, task.encode, training=True, seed=config.run.seed, batches_per_step=number)
-    must(loader.steps(0) > 0, "data.plan", "such that it leaves some of the training data", config.data.plan)
+    must(loader.steps(0) > 0, "data.plan", "such that it leaves some of the training data", value=config.data.plan)
     limits = [trainer.max_steps] if trainer.max_steps else []
     if trainer.max_epochs:
         alike = config.data.plan.max_batch_seconds is None
@@ -197,7 +197,7 @@ def _accelerator(config: ExperimentConfig) -> str:
         ConfigError: a GPU is asked for where there is none.
     """
     asked, able = config.trainer.accelerator, torch.cuda.is_available()
-    must(asked != "gpu" or able, "trainer.accelerator", "cpu or auto where PyTorch sees no GPU", asked)
+    must(asked != "gpu" or able, "trainer.accelerator", "cpu or auto where PyTorch sees no GPU", value=asked)
     return "cuda" if able and asked != "cpu" else "cpu"
 
 

@@ -37,12 +37,12 @@ class OptimizerConfig:
     """Whether biases and norms shrink, too."""
 
     def __post_init__(self) -> None:
-        must(0 < self.lr < math.inf, "lr", "above 0, and finite", self.lr)
-        must(self.weight_decay >= 0, "weight_decay", "0 or more", self.weight_decay)
+        must(0 < self.lr < math.inf, "lr", "above 0, and finite", value=self.lr)
+        must(self.weight_decay >= 0, "weight_decay", "0 or more", value=self.weight_decay)
         for name in ("betas", "momentum"):
             value = getattr(self, name, 0.0)
             inside = all(0 <= share < 1 for share in (value if isinstance(value, tuple) else (value,)))
-            must(inside, name, "at least 0 and below 1", value)
+            must(inside, name, "at least 0 and below 1", value=value)
 
     def groups(self, named: dict[str, Tensor]) -> list[dict[str, Any]]:
         """Parameter groups: those that decay, then those that do not; empty ones are left out."""
@@ -104,8 +104,8 @@ class AdafactorConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        must(self.beta2_decay <= 0, "beta2_decay", "0 or less", self.beta2_decay)
-        must(self.clip >= 1, "clip", "1 or more", self.clip)
+        must(self.beta2_decay <= 0, "beta2_decay", "0 or less", value=self.beta2_decay)
+        must(self.clip >= 1, "clip", "1 or more", value=self.clip)
 
     def build(self, module: nn.Module) -> Optimizer:
         """Returns the optimiser of the module's trainable parameters."""

@@ -51,10 +51,10 @@ def precision(name: str, device: torch.device) -> Precision:
     Raises:
         ConfigError: an unknown name, or ``tf32`` where there are no TF32 units.
     """
-    must(name in PRECISIONS, "precision", f"one of {sorted(PRECISIONS)}", name)
+    must(name in PRECISIONS, "precision", f"one of {sorted(PRECISIONS)}", value=name)
     found = PRECISIONS[name]
     if found.tf32:
         able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         hint = "TF32 is a format of the matrix units of NVIDIA GPUs since Ampere; nothing else can compute in it."
-        must(able, "precision", f"32, 16-mixed or bf16-mixed on this device ({device.type})", name, hint)
+        must(able, "precision", f"32, 16-mixed or bf16-mixed on this device ({device.type})", value=name, hint=hint)
     return found

@@ -42,11 +42,11 @@ class WarmupConfig:
     """The same as a share of all steps; give one of the two."""
 
     def __post_init__(self) -> None:
-        must(self.warmup_steps >= 0, "warmup_steps", "0 or more", self.warmup_steps)
+        must(self.warmup_steps >= 0, "warmup_steps", "0 or more", value=self.warmup_steps)
         ratio = self.warmup_ratio
-        must(ratio is None or 0 <= ratio <= 1, "warmup_ratio", "between 0 and 1", ratio)
+        must(ratio is None or 0 <= ratio <= 1, "warmup_ratio", "between 0 and 1", value=ratio)
         both = ratio is not None and self.warmup_steps > 0
-        must(not both, "warmup_ratio", "left out where `warmup_steps` is given", ratio)
+        must(not both, "warmup_ratio", "left out where `warmup_steps` is given", value=ratio)
 
     def warmup(self, total_steps: int) -> int:
         """Number of warm-up steps of a run of ``total_steps``."""
@@ -125,7 +125,7 @@ class NoamConfig(WarmupConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        must(self.d_model >= 1, "d_model", "1 or more", self.d_model)
+        must(self.d_model >= 1, "d_model", "1 or more", value=self.d_model)
 
     def build(self, total_steps: int) -> Schedule:
         """Returns the schedule of a run of ``total_steps``."""
@@ -157,8 +157,8 @@ class WSDConfig(WarmupConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        must(0 <= self.decay_ratio <= 1, "decay_ratio", "between 0 and 1", self.decay_ratio)
-        must(self.decay_steps is None or self.decay_steps >= 0, "decay_steps", "0 or more", self.decay_steps)
+        must(0 <= self.decay_ratio <= 1, "decay_ratio", "between 0 and 1", value=self.decay_ratio)
+        must(self.decay_steps is None or self.decay_steps >= 0, "decay_steps", "0 or more", value=self.decay_steps)
 
     def build(self, total_steps: int) -> Schedule:
         """Returns the schedule of a run of ``total_steps``."""

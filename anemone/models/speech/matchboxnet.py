@@ -40,7 +40,7 @@ class MatchboxNetConfig:
 
     def __post_init__(self) -> None:
         check_size(self.size, self.blocks, self.dropout)
-        must(self.num_frames is None or self.num_frames >= 1, "num_frames", "1 or more", self.num_frames)
+        must(self.num_frames is None or self.num_frames >= 1, "num_frames", "1 or more", value=self.num_frames)
 
     def build(self, num_features: int) -> "MatchboxNet":
         """Returns an encoder of ``num_features`` feature bins."""

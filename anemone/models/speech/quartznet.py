@@ -44,11 +44,11 @@ class BlockConfig:
 
     def __post_init__(self) -> None:
         for name in ("d_model", "kernel", "repeat", "stride", "dilation"):
-            must(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
-        must(self.kernel % 2 == 1, "kernel", "odd", self.kernel, "An even kernel has no middle frame.")
-        must(self.kernel > 1 or self.stride == 1, "stride", "1 where `kernel` is 1", self.stride)
-        must(self.stride == 1 or not self.residual, "stride", "1 in a residual block", self.stride)
-        must(0 <= self.dropout < 1, "dropout", "at least 0 and below 1", self.dropout)
+            must(getattr(self, name) >= 1, name, "1 or more", value=getattr(self, name))
+        must(self.kernel % 2 == 1, "kernel", "odd", value=self.kernel, hint="An even kernel has no middle frame.")
+        must(self.kernel > 1 or self.stride == 1, "stride", "1 where `kernel` is 1", value=self.stride)
+        must(self.stride == 1 or not self.residual, "stride", "1 in a residual block", value=self.stride)
+        must(0 <= self.dropout < 1, "dropout", "at least 0 and below 1", value=self.dropout)
 
     def build(self, d_in: int) -> ConvBlock:
         """Returns the block over an input of width ``d_in``."""
@@ -126,9 +126,15 @@ def check_size(size: str, blocks: tuple[BlockConfig, ...], dropout: float) -> No
         ConfigError: naming the setting.
     """
     rule = 'given where `size` is "custom", and only there'
-    must((size == "custom") == bool(blocks), "blocks", rule, blocks, f"`size` is {size!r}.")
-    must(0 <= dropout < 1, "dropout", "at least 0 and below 1", dropout)
-    must(not (blocks and dropout), "dropout", "left out where `blocks` are given", dropout, "Each has its own.")
+    must((size == "custom") == bool(blocks), "blocks", rule, value=blocks, hint=f"`size` is {size!r}.")
+    must(0 <= dropout < 1, "dropout", "at least 0 and below 1", value=dropout)
+    must(
+        not (blocks and dropout),
+        "dropout",
+        "left out where `blocks` are given",
+        value=dropout,
+        hint="Each has its own.",
+    )
 
 
 class QuartzNet(ConvStack):
