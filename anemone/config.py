@@ -136,11 +136,13 @@ def _override(text: str, groups: set[str]) -> str:
     if not bare or not (equals or key.startswith("~")):
         raise ConfigError(f"`{text}` must be an override of the form key=value.")
     refuse_code({bare.partition("@")[0]: {}})
-    must(bare != "experiment", "experiment", "named before its settings", value)
+    must(bare != "experiment", "experiment", "named before its settings", value=value)
     if key.startswith("~"):
         return text
     if bare in groups and not value.startswith("{"):
-        must(re.fullmatch(r"[\w.-]+", value) is not None, bare, f"the name of a file in the group `{bare}`", value)
+        must(
+            re.fullmatch(r"[\w.-]+", value) is not None, bare, f"the name of a file in the group `{bare}`", value=value
+        )
         return f"{bare}={value}"
     return f"++{bare}={value}"
 
@@ -174,7 +176,7 @@ def refuse_code(tree: Any, where: str = "") -> None:
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
 
-def must(ok: bool, path: str, rule: str, value: object, hint: str = "") -> None:
+def must(ok: bool, path: str, rule: str, *, value: object, hint: str = "") -> None:
     """Raises ConfigError "`path` must be rule, but is value instead." unless ``ok``.
 
     Raises:
@@ -197,7 +199,7 @@ def decode(cls: type[C], tree: Any, path: str = "") -> C:
     Raises:
         ConfigError: an unknown or missing key, a wrong type, an impossible value; names the setting and the nearest.
     """
-    must(isinstance(tree, Mapping), path or cls.__name__, f"a group of settings ({cls.__name__})", tree)
+    must(isinstance(tree, Mapping), path or cls.__name__, f"a group of settings ({cls.__name__})", value=tree)
     at = f"{path}." if path else ""
     hints = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -226,11 +228,11 @@ def decode(cls: type[C], tree: Any, path: str = "") -> C:
 def _of_kind(kinds: Mapping[str, str], tree: Any, path: str) -> Any:
     """Decodes the dataclass that ``kind`` names; a kind alone stands for its defaults."""
     tree = {"kind": tree} if isinstance(tree, str) else tree
-    must(isinstance(tree, Mapping), path, f"a group of settings with a `kind` out of {sorted(kinds)}", tree)
+    must(isinstance(tree, Mapping), path, f"a group of settings with a `kind` out of {sorted(kinds)}", value=tree)
     if "kind" not in tree:
         raise ConfigError(f"`{path}.kind` must be set, to one of {sorted(kinds)}.")
     kind = tree["kind"]
-    must(kind in kinds, f"{path}.kind", f"one of {sorted(kinds)}", kind, nearest(str(kind), kinds).strip())
+    must(kind in kinds, f"{path}.kind", f"one of {sorted(kinds)}", value=kind, hint=nearest(str(kind), kinds).strip())
     return decode(load_class(kinds[kind]), {k: v for k, v in tree.items() if k != "kind"}, path)
 
 
@@ -242,17 +244,17 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     if origin is Literal:
         same = [choice for choice in args if choice == value or (isinstance(choice, str) and choice == str(value))]
         close = nearest(str(value), [str(choice) for choice in args]).strip()
-        must(bool(same), path, f"one of {list(args)}", value, close)
+        must(bool(same), path, f"one of {list(args)}", value=value, hint=close)
         return same[0]
     if origin is tuple:
         return _tuple(args, value, path)
     if origin is dict:
-        must(isinstance(value, Mapping), path, "a mapping", value)
+        must(isinstance(value, Mapping), path, "a mapping", value=value)
         return {str(key): _value(args[1], item, f"{path}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else decode(hint, value, path)  # type: ignore[arg-type]
     if hint is type(None):
-        must(value is None, path, "null", value)
+        must(value is None, path, "null", value=value)
         return None
     return _scalar(hint, value, path)
 
@@ -265,7 +267,7 @@ def _scalar(hint: Any, value: Any, path: str) -> Any:
         float: (number, "a number", float),
         str: (isinstance(value, str) or number, "a string", str),
     }[hint]
-    must(accepted, path, rule, value)
+    must(accepted, path, rule, value=value)
     return convert(value)
 
 
@@ -273,7 +275,7 @@ def _tuple(args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
     if args[-1] is Ellipsis:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_value(args[0], item, f"{path}[{i}]") for i, item in enumerate(items))
-    must(isinstance(value, list | tuple) and len(value) == len(args), path, f"a list of {len(args)}", value)
+    must(isinstance(value, list | tuple) and len(value) == len(args), path, f"a list of {len(args)}", value=value)
     return tuple(_value(hint, item, f"{path}[{i}]") for i, (hint, item) in enumerate(zip(args, value, strict=True)))
 
 

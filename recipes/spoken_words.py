@@ -20,7 +20,7 @@ Wave = NDArray[np.float32]
 
 RATE = 16_000
 HOP = 80  # samples between two measurements of the level: 5 ms
-REACH_S, MARGIN_S = 0.12, 0.05  # how far a boundary may move; what is kept on either side of a word
+REACH_S, MARGIN_S = 0.08, 0.05  # how far a boundary may move; what is kept on either side of a word
 SHORTEST_S, LONGEST_S = 0.12, 1.0
 QUIET_DB = -36.0  # below the recording's loud parts: silence
 LEAD_S = 0.2  # silence put before a window: Whisper often misdates a word that starts at once
@@ -136,11 +136,11 @@ def levels(wave: Wave) -> NDArray[np.float64]:
 
 
 def quietest(level: NDArray[np.float64], at: float, low: float, high: float) -> int:
-    """The frame between `low` and `high` (s) that is quietest; a distance of 0.1 s from `at` weighs 6 dB."""
+    """The frame between `low` and `high` (s) that is quietest; a distance of 0.1 s from `at` weighs 10 dB."""
     frames = np.arange(max(0, round(low * RATE / HOP)), min(len(level), round(high * RATE / HOP) + 1))
     if not len(frames):
         return min(len(level) - 1, max(0, round(at * RATE / HOP)))
-    return int(frames[np.argmin(level[frames] + 60 * np.abs(frames * HOP / RATE - at))])
+    return int(frames[np.argmin(level[frames] + 100 * np.abs(frames * HOP / RATE - at))])
 
 
 def trim(level: NDArray[np.float64], first: int, last: int) -> tuple[float, float] | None:
