@@ -47,7 +47,7 @@ class ProgressBar(Callback):
         self.shown = time.monotonic()
         if self.kind == "bar":
             bar = [BarColumn(None)] if self.console.width >= WIDE else []
-            columns = (TextColumn("{task.description}"), *bar, TimeRemainingColumn(compact=True))
+            columns = (TextColumn("{task.description}", markup=False), *bar, TimeRemainingColumn(compact=True))
             self.bar = Progress(*columns, console=self.console, refresh_per_second=4, expand=True)
             self.task = self.bar.add_task("training", total=module.total_steps, completed=module.engine.steps)
             self.bar.start()
@@ -68,7 +68,7 @@ class ProgressBar(Callback):
             self.bar.update(self.task, completed=module.engine.steps, description=status(module))
         elif self.kind == "lines" and (now - self.shown > LINE_SECONDS or last):
             self.shown = now
-            self.console.print("step " + status(module), highlight=False, markup=False, soft_wrap=True)
+            said(self.console, "step " + status(module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves the bar as it is."""
@@ -133,4 +133,9 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
-        self.console.print(record.getMessage(), style=style, markup=False, highlight=False, soft_wrap=True)
+        said(self.console, record.getMessage(), style)
+
+
+def said(console: Console, text: str, style: str | None = None) -> None:
+    """Prints a text as it is: paths may hold what rich takes for markup, and ``file.jsonl:100:`` is no emoji."""
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """Progress shows loss, rate, data time and audio-seconds a second, in a terminal and outside of one."""
 
 import io
+import logging
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from anemone.training import launch
 from anemone.training.experiment import train
+from anemone.training.progress import narration
 
 NUMBERS = r"12/12  epoch 2  loss \d\.\d{4}  lr \d\.\de-\d\d  data \d+%  \d+ audio-s/s"
 
@@ -38,3 +40,10 @@ def test_elsewhere_there_are_lines_without_control_codes(shown):
 
 def test_silence_is_kept(shown):
     assert "audio-s/s" not in shown("none", force_terminal=True, width=120)
+
+
+def test_what_is_said_is_printed_as_it_is(tmp_path):
+    out = io.StringIO()
+    with narration(tmp_path, Console(file=out, force_terminal=True, width=40)):
+        logging.getLogger("anemone.data").info("data/[red]/train.jsonl:100: no such file, :smile: [/]")
+    assert "data/[red]/train.jsonl:100: no such file, :smile: [/]\n" in out.getvalue()
