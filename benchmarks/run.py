@@ -10,9 +10,11 @@ import argparse
 import json
 import statistics
 import subprocess
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+REST = 0.5  # seconds before a repetition, so that the other side's threads no longer spin for work
 ITEMS = {
     "log_mel": "log-mel, 80 bins, batch 4 x 8 s",
     "quartznet_train": "QuartzNet 5x5 training step, batch 4 (27 s of audio)",
@@ -35,6 +37,7 @@ class Worker:
     def ask(self, item: str) -> dict[str, float]:
         """Seconds of one repetition, and what else the worker says of it."""
         assert self.process.stdin and self.process.stdout
+        time.sleep(REST)
         print(item, file=self.process.stdin, flush=True)
         for line in self.process.stdout:
             if line.startswith("{"):
