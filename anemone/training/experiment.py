@@ -117,6 +117,7 @@ class RunConfig:
     """How progress is shown; auto shows a bar in a terminal and a line now and then elsewhere."""
 
     def __post_init__(self) -> None:
+        must(bool(self.folder), "folder", "the path of a folder", value=self.folder)
         must(self.seed >= 0, "seed", "0 or more", value=self.seed)
 
 
@@ -159,6 +160,10 @@ class ExperimentConfig:
 
     run: RunConfig
     """Where the run lives."""
+
+    def __post_init__(self) -> None:
+        rule = f"the rate of the features (`features.rate`, {self.features.rate})"
+        must(self.data.rate == self.features.rate, "data.rate", rule, value=self.data.rate)
 
 
 class TrainResult(NamedTuple):

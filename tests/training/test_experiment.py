@@ -25,6 +25,11 @@ def test_an_experiment_decodes_and_encodes_to_the_same(experiment):
         ({"trainer__log_every": 0}, r"`trainer\.log_every` must be 1 or more"),
         ({"checkpoint__keep": 0}, r"`checkpoint\.keep` must be 1 or more"),
         ({"run": {}}, r"`run\.folder` must be set"),
+        ({"run__folder": ""}, r"`run\.folder` must be the path of a folder, but is '' instead\."),
+        (
+            {"features": {"kind": "log_mel", "rate": 8000}},
+            r"`data\.rate` must be the rate of the features \(`features\.rate`, 8000\), but is 16000 instead\.",
+        ),
         ({"precision": "fp16"}, r"`precision` must be one of .*'16-mixed'"),
         (
             {"trainer__max_step": 3},
