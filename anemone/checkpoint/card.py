@@ -7,7 +7,11 @@ import yaml
 
 from anemone.checkpoint.safe import load_tree
 
-PIPELINES = {"classification": "audio-classification", "recognition": "automatic-speech-recognition"}
+# kind of task -> its name on the Hugging Face Hub, and the verb of a loaded task
+PIPELINES = {
+    "classification": ("audio-classification", "classify"),
+    "recognition": ("automatic-speech-recognition", "transcribe"),
+}
 EXAMPLE = """```python
 import anemone
 
@@ -43,15 +47,16 @@ def model_card(
         'audio-classification'
     """
     task, model = (str((config.get(part) or {}).get("kind", "")) for part in ("task", "model"))
+    pipeline, verb = PIPELINES.get(task, (task, "classify"))
     values = scores or {}
     results = {
-        "task": {"type": PIPELINES.get(task, task)},
+        "task": {"type": pipeline},
         "dataset": {"name": datasets[0] if datasets else "held-out data", "type": "audio"},
         "metrics": [{"type": metric, "value": round(value, 6)} for metric, value in values.items()],
     }
     front = {
         "library_name": "anemone",
-        "pipeline_tag": PIPELINES.get(task, task),
+        "pipeline_tag": pipeline,
         "language": list(language),
         "license": licence,
         "tags": [tag for tag in ("anemone", model) if tag],
@@ -59,7 +64,6 @@ def model_card(
         "model-index": [{"name": name, "results": [results]}] if values else [],
     }
     matter = yaml.safe_dump({k: v for k, v in front.items() if v}, sort_keys=False, allow_unicode=True)
-    verb = "transcribe" if task == "recognition" else "classify"
     table = ["| metric | value |", "|---|--:|", *(f"| {metric} | {value:.4g} |" for metric, value in values.items())]
     parts = [
         f"---\n{matter}---",

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 class ClassificationConfig:
     """One label for a whole recording."""
 
+    target: ClassVar[Literal["label", "text"]] = "label"
+    """The column of a manifest that the task learns from."""
+
     labels: tuple[str, ...] = ()
     """The classes, in the order of the network's outputs; empty: those of the training manifests, sorted."""
 
@@ -78,7 +81,8 @@ class ClassificationTask(Task):
         True
     """
 
-    target: ClassVar[Literal["label", "text"]] = "label"
+    target: ClassVar[Literal["label", "text"]] = ClassificationConfig.target
+    verb: ClassVar[str] = "classify"
     monitor: ClassVar[tuple[str, Literal["max", "min"]]] = ("accuracy", "max")
 
     def __init__(self, parts: "Parts") -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 class RecognitionConfig:
     """Text from speech, through connectionist temporal classification."""
 
+    target: ClassVar[Literal["label", "text"]] = "text"
+    """The column of a manifest that the task learns from."""
+
     tokenizer: Any = of_kind(TOKENIZERS)
     """How a text is cut into the units that the network writes."""
 
@@ -67,7 +70,8 @@ class RecognitionTask(Task):
         True
     """
 
-    target: ClassVar[Literal["label", "text"]] = "text"
+    target: ClassVar[Literal["label", "text"]] = RecognitionConfig.target
+    verb: ClassVar[str] = "transcribe"
     monitor: ClassVar[tuple[str, Literal["max", "min"]]] = ("wer", "min")
 
     def __init__(self, parts: "Parts", files: Mapping[str, bytes]) -> None:

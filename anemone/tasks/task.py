@@ -33,7 +33,10 @@ class Task(nn.Module):
     """
 
     target: ClassVar[Literal["label", "text"]]
-    """The column of a manifest that the task learns from."""
+    """The column of a manifest that the task learns from; its config says so too."""
+
+    verb: ClassVar[str]
+    """The method that answers for recordings, and the word of the command line for it."""
 
     monitor: ClassVar[tuple[str, Literal["max", "min"]]]
     """The entry of `summarize` that says which of two models is better, and which way."""

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from anemone.checkpoint.archive import read_archive, write_archive
+from anemone.checkpoint.card import PIPELINES, model_card
+from anemone.config import load_class
 from anemone.errors import ArchiveError
 from anemone.tasks import TASKS, load, rebuild, save
 from anemone.testing import speech, tiny
@@ -19,8 +21,7 @@ def test_a_saved_task_comes_back_the_same(kind, place, tmp_path):
     assert again.config_tree() == task.config_tree()
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), task.parameters(), strict=True))
     audio = [speech(0.5), speech(0.3, seed=1)]
-    verb = {"classification": "classify", "recognition": "transcribe"}[kind]
-    assert getattr(again, verb)(audio) == getattr(task, verb)(audio)
+    assert getattr(again, task.verb)(audio) == getattr(task, task.verb)(audio)
     assert "For a test." in read_archive(tmp_path / place).card
 
 
@@ -33,6 +34,14 @@ def test_a_loaded_task_can_be_trained_on_and_saved_again(tmp_path):
     save(task, tmp_path / "one.anemone")
     again = load(tmp_path / "one.anemone")
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), task.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_config_task_and_card_agree_on_column_and_verb(kind):
+    task = tiny(kind)
+    assert load_class(TASKS[kind]).target == task.target
+    assert PIPELINES[kind][1] == task.verb
+    assert f"task.{task.verb}(" in model_card("m", task.config_tree())
 
 
 @pytest.mark.parametrize("kind", TASKS)
