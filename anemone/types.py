@@ -343,13 +343,32 @@ class Chain(nn.Module):
         Args:
             *args: inputs of the chain, in the order of `inputs`.
             **kwargs: inputs of the chain, by name.
+
+        Raises:
+            PortError: an input is missing, given twice, or not one of `inputs`.
         """
         flow = dict(zip(self.inputs, args, strict=False)) | kwargs
+        if len(args) + len(kwargs) != len(self.inputs) or flow.keys() != set(self.inputs):
+            raise PortError(self._refusal(args, kwargs))
         out: Any = None
         for name, wires in self.wiring.items():
             out = getattr(self, name)(**{arg: flow[arg] for arg in wires})
             flow = flow | ({"x": out} if isinstance(out, Tensor) else dict(zip(self._outputs[name], out, strict=True)))
         return out
+
+    def _refusal(self, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> str:
+        """What is wrong with the inputs of a call."""
+        taken = ", ".join(f"`{name}`" for name in self.inputs)
+        given = self.inputs[: len(args)]
+        if len(args) > len(self.inputs):
+            wrong = f"{len(args)} are given by position"
+        elif unknown := [name for name in kwargs if name not in self.inputs]:
+            wrong = f"`{unknown[0]}` is given"
+        elif twice := [name for name in kwargs if name in given]:
+            wrong = f"`{twice[0]}` is given twice"
+        else:
+            wrong = f"`{next(name for name in self.inputs if name not in given and name not in kwargs)}` is missing"
+        return f"`Chain` of {', '.join(self.wiring)} takes {taken}, but {wrong}."
 
 
 def _compare(module: str, side: str, port: Port, value: Any, sizes: dict[str, int]) -> None:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from anemone.testing import run_ranks
 from torch import Tensor, nn
 
 from anemone.errors import PortError
+from anemone.testing import run_ranks
 from anemone.types import (
     MFCC,
     Acoustic,
@@ -246,6 +246,25 @@ def test_positional_keyword_and_mixed_calls_agree():
     chain, (x, x_len) = network(), batch()
     torch.testing.assert_close(chain(x, x_len), chain(x=x, x_len=x_len))
     torch.testing.assert_close(chain(x, x_len), chain(x, x_len=x_len))
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "wrong"),
+    [
+        (1, [], "`x_len` is missing"),
+        (0, [], "`x` is missing"),
+        (0, ["x_len"], "`x` is missing"),
+        (3, [], "3 are given by position"),
+        (2, ["keep"], "`keep` is given"),
+        (1, ["lengths"], "`lengths` is given"),
+        (1, ["x"], "`x` is given twice"),
+        (2, ["x_len"], "`x_len` is given twice"),
+    ],
+)
+def test_a_call_with_other_inputs_is_refused_by_name(args, kwargs, wrong):
+    x, x_len = batch()
+    with pytest.raises(PortError, match=f"^`Chain` of features, encoder, head takes `x`, `x_len`, but {wrong}\\.$"):
+        network()(*[x, x_len, x_len][:args], **dict.fromkeys(kwargs, x))
 
 
 def test_kinds_survive_because_nothing_rides_on_tensors():
