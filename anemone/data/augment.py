@@ -123,14 +123,6 @@ class AugmentConfig:
         return tuple(kind for field in fields(self) if (kind := getattr(self, field.name)) is not None)
 
 
-AUGMENTATIONS: dict[str, type[AugmentationConfig]] = {
-    "speed": SpeedConfig,
-    "shift": ShiftConfig,
-    "gain": GainConfig,
-    "white_noise": WhiteNoiseConfig,
-}
-
-
 def augment(
     audio: Signal, rate: int, kinds: tuple[AugmentationConfig, ...], *, seed: int, epoch: int, row: int
 ) -> Signal:

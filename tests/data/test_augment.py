@@ -1,5 +1,6 @@
 """Waveform augmentation: equal to golden arrays, and random in a way that can be repeated."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_seed_epoch_and_row_each_make_a_difference(x):
     assert len(results) >= 25  # an utterance may go through unchanged
 
 
-@pytest.mark.parametrize("kind", a.AUGMENTATIONS)
+@pytest.mark.parametrize("kind", [field.name for field in fields(a.AugmentConfig)])
 def test_each_kind_acts_with_its_probability(kind, x):
     for p, least, most in [(0.0, 0, 0), (0.5, 70, 130), (1.0, 190, 200)]:
         settings = {"p": p, **({"factors": [0.9, 1.1]} if kind == "speed" else {})}
@@ -88,7 +89,6 @@ def test_each_kind_acts_with_its_probability(kind, x):
 def test_kinds_that_are_left_out_do_nothing(x):
     assert a.AugmentConfig().chosen == ()
     assert a.augment(x, RATE, (), seed=0, epoch=0, row=0) is x
-    assert set(a.AUGMENTATIONS) == {f.name for f in a.fields(a.AugmentConfig)}
 
 
 def test_draws_stay_in_their_range():
