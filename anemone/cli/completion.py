@@ -169,7 +169,7 @@ def settings(experiment: str, overrides: Sequence[str] = ()) -> Settings:
     state = [experiment, *overrides, *sorted(f"{path} {path.stat().st_mtime_ns}" for path in sources)]
     kept = cache() / "completion" / f"{sha256(chr(0).join(state).encode()).hexdigest()[:16]}.json"
     if not kept.exists():
-        from anemone.cli.config import experiment as decoded
+        from anemone.training.settings import experiment as decoded
 
         config = decoded(experiment, overrides)
         groups = {

@@ -4,11 +4,8 @@ The output is an experiment itself: `anemone config EXPERIMENT > mine.yaml` and 
 """
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from anemone.training.experiment import ExperimentConfig
+from anemone.training.settings import experiment
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,25 +33,3 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="settings, as optim.lr=0.01, or files of groups, as optim=lion",
     )
-
-
-def experiment(name: str, overrides: Sequence[str]) -> "ExperimentConfig":
-    """Returns the settings of an experiment. Its run lives in ``runs/<name>`` unless they say otherwise.
-
-    Args:
-        name: an experiment of ours, or the path of a YAML file.
-        overrides: as `anemone.config.compose` takes them.
-
-    Raises:
-        ConfigError: there is no such experiment, or a setting is wrong.
-    """
-    from pathlib import Path
-
-    from anemone.config import compose, decode
-
-    tree = compose(name, overrides)  # before PyTorch is imported, so that most mistakes are told at once
-    if isinstance(run := tree.setdefault("run", {}), dict):
-        run.setdefault("folder", f"runs/{Path(name).stem}")
-    from anemone.training.experiment import ExperimentConfig
-
-    return decode(ExperimentConfig, tree)

@@ -8,9 +8,10 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from anemone.cli.config import add_experiment, experiment
+from anemone.cli.config import add_experiment
 from anemone.config import experiments, nearest
 from anemone.errors import ConfigError, DataError
+from anemone.training.settings import experiment
 
 if TYPE_CHECKING:
     from anemone.tasks.task import Task

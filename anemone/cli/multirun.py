@@ -12,9 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from anemone.cli.config import experiment
 from anemone.cli.table import table
 from anemone.errors import ConfigError
+from anemone.training.settings import experiment
 
 LONGEST = 120  # letters of a folder's name
 

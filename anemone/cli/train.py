@@ -15,7 +15,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from anemone.cli.config import add_experiment, experiment
+from anemone.cli.config import add_experiment
+from anemone.training.settings import experiment
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

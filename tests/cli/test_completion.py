@@ -10,9 +10,9 @@ import pytest
 
 from anemone.cli import VERBS
 from anemone.cli.completion import SCRIPTS, candidates, settings
-from anemone.cli.config import experiment
 from anemone.config import encode, experiments
 from anemone.training.run import flatten
+from anemone.training.settings import experiment
 
 
 @pytest.mark.parametrize(

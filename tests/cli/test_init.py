@@ -55,7 +55,7 @@ def test_every_verb_has_help_and_every_argument_of_it_a_line(anemone, verb):
         (["classify", "m", "a", "--batch-size", "x"], "anemone classify: argument --batch-size: invalid int value: 'x'"),
         (["data", "speech-comands", "a", "b"], "invalid choice: 'speech-comands' (choose from 'speech-commands')"),
         (["config", "telephone_word_quartznet"], "is not an experiment. Did you mean `telephone_words_quartznet`?"),
-        (["train", "telephone_words_quartznet", "optim.lrr=1"], "`optim.lrr` is not a setting of AdamWConfig. Did you mean `optim.lr`?"),
+        (["train", "speech_commands_quartznet", "optim.lrr=1"], "`optim.lrr` is not a setting of NovoGradConfig. Did you mean `optim.lr`?"),
         (["config", "telephone_words_quartznet", "optim.lr=x"], "`optim.lr` must be a number, but is 'x' instead."),
         (["config", "telephone_words_quartznet", "model=quartznet5x5"], "asks for `model/quartznet5x5`, which does not exist. Did you mean `model/quartznet_5x5`?"),
         (["config", "telephone_words_quartznet", "optim"], "`optim` must be an override of the form key=value."),

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from anemone.cli import multirun
-from anemone.cli.config import experiment as experiment_settings
 from anemone.cli.multirun import folder_name, sweep
 from anemone.errors import ConfigError
+from anemone.training.settings import experiment as experiment_settings
 
 
 @pytest.fixture

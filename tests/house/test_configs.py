@@ -7,21 +7,16 @@ import pytest
 import torch
 import yaml
 
-from anemone.config import CONF, compose, decode, encode, experiments
+from anemone.config import CONF, encode, experiments
+from anemone.training.settings import experiment
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "configs"
-
-
-def experiment_config() -> type:
-    from anemone.training.experiment import ExperimentConfig
-
-    return ExperimentConfig
 
 
 @pytest.mark.parametrize("name", experiments())
 def test_an_experiment_decodes_and_stays_as_it_was(name):
     """After a wanted change: `python tests/house/test_configs.py` writes the new trees; read the difference."""
-    tree = encode(decode(experiment_config(), compose(name)))
+    tree = encode(experiment(name))
     assert tree == json.loads((GOLDEN / f"{name}.json").read_text("utf-8"))
 
 
@@ -31,7 +26,7 @@ def test_an_experiment_builds_on_meta(name):
 
     from anemone import tasks
 
-    config = decode(experiment_config(), compose(name))
+    config = experiment(name)
     task = config.task
     if getattr(task, "labels", None) == ():
         task = dataclasses.replace(task, labels=("a", "b", "c"))
@@ -48,12 +43,12 @@ GROUPS = [p for p in sorted(CONF.glob("*/*.yaml")) if p.parent.name != "experime
 def test_a_group_file_decodes_in_some_experiment(path):
     """Each file of a group fits the field its folder is named after."""
     group, problems = path.parent.name, []
-    for experiment in experiments():
+    for name in experiments():
         try:
-            decode(experiment_config(), compose(experiment, [f"{group}={path.stem}"]))
+            experiment(name, [f"{group}={path.stem}"])
             return
         except ValueError as error:
-            problems.append(f"{experiment}: {error}")
+            problems.append(f"{name}: {error}")
     pytest.fail("\n".join(problems))
 
 
@@ -67,5 +62,5 @@ def test_configs_hold_values_only():
 if __name__ == "__main__":
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for name in experiments():
-        tree = encode(decode(experiment_config(), compose(name)))
+        tree = encode(experiment(name))
         (GOLDEN / f"{name}.json").write_text(json.dumps(tree, indent=1) + "\n", "utf-8")
