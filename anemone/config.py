@@ -10,7 +10,7 @@ import difflib
 import importlib
 import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -21,11 +21,27 @@ Tree = dict[str, Any]
 C = TypeVar("C")
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
-    """Returns the advice " Did you mean `x`?" for the closest name, or an empty string."""
-    full = {name.rpartition(".")[2]: name for name in names}
-    close = difflib.get_close_matches(word.rpartition(".")[2], full, n=1, cutoff=0.5)
+def nearest(word: str, names: Iterable[str], *, by: Callable[[str], str] = str) -> str:
+    """Returns the advice " Did you mean `x`?" for the closest name, or an empty string.
+
+    Args:
+        word: what was written.
+        names: what could have been.
+        by: what of a name is compared: all of it, its `last_part`, or its `stem`.
+    """
+    full = {by(name): name for name in names}
+    close = difflib.get_close_matches(by(word), full, n=1)
     return f" Did you mean `{full[close[0]]}`?" if close else ""
+
+
+def last_part(name: str) -> str:
+    """What follows the last dot in the name of a setting, a module or a class."""
+    return name.rpartition(".")[2]
+
+
+def stem(path: str) -> str:
+    """The name of a file without its folder and ending."""
+    return Path(path).stem
 
 
 # --- tables of kinds --------------------------------------------------------------------------------------------------
@@ -85,7 +101,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Tree:
         missing = (error.missing_cfg_file or "").removesuffix(".yaml")
         options = [f"{missing.rpartition('/')[0]}/{option}" for option in error.options or []]
         raise ConfigError(
-            f"`{experiment}` asks for `{missing}`, which does not exist.{nearest(missing, options)}"
+            f"`{experiment}` asks for `{missing}`, which does not exist.{nearest(missing, options, by=stem)}"
             + (f" There are: {', '.join(options)}." if options else "")
         ) from error
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
@@ -205,7 +221,7 @@ def decode(cls: type[C], tree: Any, path: str = "") -> C:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in tree:
         if key not in fields:
-            advice = nearest(str(key), [f"{at}{name}" for name in fields])
+            advice = nearest(str(key), [f"{at}{name}" for name in fields], by=last_part)
             raise ConfigError(f"`{at}{key}` is not a setting of {cls.__name__}.{advice}")
     values = {}
     for name, field in fields.items():

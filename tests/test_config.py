@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from anemone import config
-from anemone.config import compose, decode, encode, must, of_kind
+from anemone.config import compose, decode, encode, last_part, must, nearest, of_kind, stem
 from anemone.errors import ConfigError
 
 
@@ -162,6 +162,22 @@ def test_a_group_is_picked_also_where_the_file_picks_none(tmp_path):
 def test_a_mistake_names_the_setting_and_the_fix(overrides, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         run(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("word", "names", "by", "advice"),
+    [
+        ("tran.jsonl", ["dev.jsonl", "train.jsonl"], stem, " Did you mean `train.jsonl`?"),
+        ("wrods.jsonl", ["train.jsonl"], stem, ""),
+        ("data/wrods.jsonl", ["data/train.jsonl", "data/words.jsonl"], stem, " Did you mean `data/words.jsonl`?"),
+        ("data/abc", ["data/xyz"], stem, ""),
+        ("a.nlayers", ["model.encoder.num_layers"], last_part, " Did you mean `model.encoder.num_layers`?"),
+        ("maybe", ["yes", "no"], str, ""),
+        ("a.m.", ["p.m.", "noon"], str, " Did you mean `p.m.`?"),
+    ],
+)
+def test_advice_is_given_for_names_that_are_close_in_what_counts(word, names, by, advice):
+    assert nearest(word, names, by=by) == advice
 
 
 def test_an_unknown_experiment_names_the_nearest():

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from anemone.checkpoint.archive import Archive, read_archive
 from anemone.checkpoint.registry import resolve
-from anemone.config import nearest
+from anemone.config import last_part, nearest
 from anemone.errors import ArchiveError
 
 MAX_LISTED = 20  # complaints in one message
@@ -193,7 +193,9 @@ def _path(part: str, names: set[str], what: str) -> str:
     ends = sorted((name for name in names if f".{name}".endswith(f".{part}")), key=lambda name: (name.count("."), name))
     if not ends:
         outer = sorted({name for name in names if name and name.count(".") <= 1})
-        raise ArchiveError(f"`{part}` is no part of {what}.{nearest(part, names)} It has: {', '.join(outer[:20])}.")
+        raise ArchiveError(
+            f"`{part}` is no part of {what}.{nearest(part, names, by=last_part)} It has: {', '.join(outer[:20])}."
+        )
     level = ends[0].count(".")
     if part not in names and len(ends) > 1 and ends[1].count(".") == level:
         raise ArchiveError(f"`{part}` may be any of {', '.join(ends)} in {what}: give the whole name.")

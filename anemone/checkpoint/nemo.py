@@ -15,7 +15,7 @@ from anemone.checkpoint.archive import NEMO_CONFIG, Archive
 from anemone.checkpoint.names import features, heads, quartznet
 from anemone.checkpoint.names.rules import Table, translate
 from anemone.checkpoint.safe import load_tensors, load_tree, open_members
-from anemone.config import Tree, nearest
+from anemone.config import Tree, last_part, nearest
 from anemone.errors import ArchiveError
 
 WEIGHTS = "model_weights.ckpt"
@@ -92,7 +92,8 @@ def _look_up(name: Any, table: Mapping[str, T], where: str) -> T:
     """The entry of a class; the name is a key and never imported."""
     if not isinstance(name, str) or name not in table:
         raise ArchiveError(
-            f"`{where}` is {name!r}, which cannot be read.{nearest(str(name), table)} It can be: {', '.join(table)}."
+            f"`{where}` is {name!r}, which cannot be read.{nearest(str(name), table, by=last_part)}"
+            f" It can be: {', '.join(table)}."
         )
     return table[name]
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from anemone.config import nearest
+from anemone.config import nearest, stem
 from anemone.data.jsonlines import OWN, parse, text_of
 from anemone.errors import DataError
 
@@ -195,7 +195,7 @@ def find_manifest(path: str | Path) -> Path:
     found = ASSETS / text.removeprefix("assets/") if text.startswith("assets/") else Path(text)
     if not found.is_file():
         siblings = [os.fspath(other) for other in found.parent.glob("*.json*")]
-        raise DataError(f"`{path}` must be a manifest that exists.{nearest(os.fspath(found), siblings)}")
+        raise DataError(f"`{path}` must be a manifest that exists.{nearest(os.fspath(found), siblings, by=stem)}")
     return found
 
 

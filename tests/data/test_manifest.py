@@ -95,6 +95,8 @@ def test_a_missing_manifest_is_named_with_the_nearest(manifest):
     path = manifest(rows(1), "dev.jsonl").with_name("tran.jsonl")
     with pytest.raises(DataError, match=r"tran\.jsonl` must be a manifest that exists\. Did you mean `.*train\.jsonl`"):
         Index.read([path], target="text")
+    with pytest.raises(DataError, match=r"wrods\.jsonl` must be a manifest that exists\.$"):
+        Index.read([path.with_name("wrods.jsonl")], target="text")
 
 
 def test_assets_lie_inside_the_package(monkeypatch, tmp_path):
