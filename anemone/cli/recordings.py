@@ -8,8 +8,6 @@ from typing import Any
 
 from anemone.errors import ConfigError, DataError
 
-VERBS = {"classification": "classify", "recognition": "transcribe"}
-
 
 def add_recordings(parser: argparse.ArgumentParser) -> None:
     """Adds a model, recordings and how answers are printed."""
@@ -35,9 +33,9 @@ def answer(args: argparse.Namespace, verb: str, shown: Callable[[Any], tuple[str
         if not Path(path).is_file():
             raise DataError(f"`{path}` must be a recording that exists.{nearest_file(path)}")
     task = loaded(args.model)
-    kind = task.config_tree()["task"]["kind"]
-    if VERBS.get(kind) != verb:
-        raise ConfigError(f"`{args.model}` is a model for {kind}: use `anemone {VERBS.get(kind, 'inspect')}`.")
+    if task.verb != verb:
+        kind = task.config_tree()["task"]["kind"]
+        raise ConfigError(f"`{args.model}` is a model for {kind}: use `anemone {task.verb}`.")
     method = getattr(task, verb)
     size = max(1, args.batch_size) * 16
     for start in range(0, len(args.audio), size):

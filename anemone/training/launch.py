@@ -6,7 +6,6 @@ import os
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 import yaml
@@ -99,7 +98,7 @@ def read_sets(config: ExperimentConfig) -> Sets:
     """
     data = config.data
     must(bool(data.train), "data.train", "one or more manifests", value=data.train)
-    read = partial(Index.read, target=_target(config), skip_bad=data.skip_bad)
+    read = partial(Index.read, target=config.task.target, skip_bad=data.skip_bad)
     sets = {"train": read(data.train)}
     for name, manifests in (("valid", data.valid), ("test", data.test)):
         for manifest in manifests:
@@ -199,8 +198,3 @@ def _accelerator(config: ExperimentConfig) -> str:
     asked, able = config.trainer.accelerator, torch.cuda.is_available()
     must(asked != "gpu" or able, "trainer.accelerator", "cpu or auto where PyTorch sees no GPU", value=asked)
     return "cuda" if able and asked != "cpu" else "cpu"
-
-
-def _target(config: ExperimentConfig) -> Literal["label", "text"]:
-    """The column of the manifests that the task learns from."""
-    return "label" if isinstance(config.task, ClassificationConfig) else "text"
