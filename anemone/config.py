@@ -309,7 +309,11 @@ def _union(args: tuple[Any, ...], value: Any, path: str) -> Any:
 
 
 def encode(config: Any) -> Any:
-    """Makes the plain tree `decode` reads back: tuples become lists, ``of_kind`` fields say their kind."""
+    """Makes the plain tree `decode` reads back: tuples become lists, ``of_kind`` fields say their kind.
+
+    Raises:
+        ConfigError: an ``of_kind`` field holds an instance of a class that its table does not name.
+    """
     if dataclasses.is_dataclass(config):
         return {field.name: _encode_field(field, getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Mapping):
@@ -324,4 +328,7 @@ def _encode_field(field: "dataclasses.Field[Any]", value: Any) -> Any:
     if kinds is None or value is None:
         return encode(value)
     name = f"{type(value).__module__}:{type(value).__qualname__}"
-    return {"kind": next(kind for kind, target in kinds.items() if target == name), **encode(value)}
+    names = {target: kind for kind, target in kinds.items()}
+    rule = f"of a class that stands in its table ({', '.join(kinds)}), or it cannot be written down and read back"
+    must(name in names, field.name, rule, value=name)
+    return {"kind": names[name], **encode(value)}

@@ -102,6 +102,14 @@ def test_encode_is_the_inverse_of_decode():
         assert decode(RootConfig, encode(made)) == made
 
 
+def test_a_class_outside_the_table_is_named_when_it_is_to_be_written():
+    message = (
+        f"`model` must be of a class that stands in its table (small, other), or .* but is '{__name__}:EncoderConfig'"
+    )
+    with pytest.raises(ConfigError, match=re.escape(message).replace(re.escape(".*"), ".*")):
+        encode(RootConfig(model=EncoderConfig()))
+
+
 def test_a_users_file_uses_our_groups_and_its_own(tmp_path):
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "wide.yaml").write_text("kind: other\nwidth: 99\n")
