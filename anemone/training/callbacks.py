@@ -19,11 +19,12 @@ from anemone import tasks
 from anemone.checkpoint.atomic import standing
 from anemone.checkpoint.fit import load_tensors_into
 from anemone.data.manifest import Index
+from anemone.errors import TrainingError
 from anemone.training import ranks
 from anemone.training.loggers import SPEED, MetricsTable
 from anemone.training.module import TrainingModule
 from anemone.training.resume import checkpoints, prune, read_checkpoint
-from anemone.training.run import write_json
+from anemone.training.run import counted, write_json
 
 log = logging.getLogger("anemone.training")
 
@@ -188,11 +189,16 @@ class Finish(Callback):
         self.folder, self.sets, self.best = folder, sets, best
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures and writes, if training is done and not only interrupted."""
+        """Measures and writes, if training is done and not only interrupted.
+
+        Raises:
+            TrainingError: no step moved the weights: nothing was learnt.
+        """
         module = cast(TrainingModule, pl_module)
         if module.stop != "finished":
             log.info("Stopped at step %d of %d; the same command goes on.", module.engine.steps, module.total_steps)
             return
+        self._count(module)
         steps, metrics = module.engine.steps, dict(module.ledger.metrics)
         if self.best and module.ledger.best:
             metrics = self._choose_best(module)
@@ -204,7 +210,22 @@ class Finish(Callback):
                 self.folder / "results.json", {"steps": steps, "of_step": module.engine.steps, "metrics": metrics}
             )
             tasks.save(module.task, self.folder / "model.anemone", notes=card_notes(module, metrics))
-        log.info("Finished after %d steps: `%s`.", steps, self.folder / "model.anemone")
+        log.info("Finished after %s: `%s`.", counted(steps, "step"), self.folder / "model.anemone")
+
+    def _count(self, module: TrainingModule) -> None:
+        """Says how many steps did not move the weights."""
+        steps, skipped, empty = module.engine.steps, module.ledger.skipped, module.ledger.empty
+        if not skipped:
+            return
+        what = f"{skipped} of {counted(steps, 'step')} did not move the weights" + (
+            f", {empty} of them because no utterance could be used" if empty else ""
+        )
+        if skipped == steps:
+            raise TrainingError(
+                f"Nothing was learnt: {what}. `{self.folder / 'log.txt'}` says why; once it is mended, remove "
+                f"`{self.folder}` or choose another `run.folder`."
+            )
+        log.warning("%s.", what)
 
     def _choose_best(self, module: TrainingModule) -> dict[str, float]:
         """Puts in the weights of the best evaluation."""
@@ -230,7 +251,7 @@ def card_notes(module: TrainingModule, metrics: Mapping[str, float]) -> dict[str
             name.partition("/")[2]: value for name, value in metrics.items() if name.partition("/")[0] == held_out
         },
         "trained_on": f"{len(index)} utterances, {hours:.2f} h (fingerprint {index.fingerprint})",
-        "trained_for": f"{module.engine.steps} steps",
+        "trained_for": counted(module.engine.steps, "step"),
     }
 
 

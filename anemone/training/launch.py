@@ -26,12 +26,15 @@ from anemone.training.module import TrainingModule
 from anemone.training.precision import precision
 from anemone.training.progress import ProgressBar, narration
 from anemone.training.resume import newest_checkpoint
-from anemone.training.run import describe_run, refuse_changes
+from anemone.training.run import counted, describe_run, refuse_changes
 from anemone.training.strategy import Joined
 
 log = logging.getLogger("anemone.training")
 
 Sets = dict[str, Index]
+
+SHOWN = 8
+"""Labels named in one message."""
 
 HARMLESS = {
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "Lightning 2.6 under PyTorch 2.13; it works as before",
@@ -46,6 +49,7 @@ def launch(config: ExperimentConfig) -> TrainResult:
     precision(config.precision, device)
     sets = read_sets(config)
     config = complete(config, sets["train"])
+    unknown = unknown_labels(config, sets["train"])
     tree = encode(config)
     if config.run.resume == "same":
         refuse_changes(folder, tree, sets["train"].fingerprint)
@@ -62,6 +66,8 @@ def launch(config: ExperimentConfig) -> TrainResult:
             total_steps=total_steps(config, task, sets["train"]),
             checkpoint=found and found[1],
         )
+        if unknown:
+            log.warning("%s", unknown)
         log.info("%s", announcement(module, folder, start))
         trainer = Trainer(
             accelerator=_accelerator(config),
@@ -125,6 +131,27 @@ def complete(config: ExperimentConfig, index: Index) -> ExperimentConfig:
     return dataclasses.replace(config, task=task, trainer=trainer)
 
 
+def unknown_labels(config: ExperimentConfig, index: Index) -> str:
+    """How many utterances of the training data have labels that the task does not know; empty if none.
+
+    Raises:
+        ConfigError: no utterance has a label that the task knows, or not all have and none may be left out.
+    """
+    if not isinstance(config.task, ClassificationConfig):
+        return ""
+    labels = config.task.labels
+    counts = {pair["values"]: pair["counts"] for pair in index.table["@target"].value_counts().to_pylist()}
+    missing = sorted(counts.keys() - set(labels))
+    if not missing:
+        return ""
+    number = sum(counts[label] for label in missing)
+    shown = ", ".join(f"`{label}`" for label in missing[:SHOWN]) + ", ..." * (len(missing) > SHOWN)
+    what = f"{number} of {counted(len(index), 'training utterance')} are labelled otherwise: {shown}."
+    rule = "the labels of the training data"
+    must(config.data.skip_bad and number < len(index), "task.labels", rule, value=list(labels), hint=what)
+    return f"`task.labels` does not have all labels of the training data: {what} They are left out."
+
+
 def build_task(config: ExperimentConfig) -> Task:
     """The task with the initial weights of the run's seed."""
     torch.manual_seed(config.run.seed)
@@ -170,8 +197,8 @@ def announcement(module: TrainingModule, folder: Path, start: int) -> str:
     index, size = module.index, sum(p.numel() for p in module.task.parameters())
     how = f"goes on from step {start}" if start else "starts"
     return (
-        f"Run `{folder}` {how}: {len(index)} utterances of {float(index.durations.sum()) / 3600:.2f} h, "
-        f"{size:,} parameters, {module.total_steps} steps."
+        f"Run `{folder}` {how}: {counted(len(index), 'utterance')} of {float(index.durations.sum()) / 3600:.2f} h, "
+        f"{size:,} parameters, {counted(module.total_steps, 'step')}."
     )
 
 

@@ -122,6 +122,9 @@ class Ledger:
     skipped: int = 0
     """Steps skipped so far."""
 
+    empty: int = 0
+    """Of these, the ones that had no utterance to learn from."""
+
     minutes: float = 0.0
     """Of training, all sittings together."""
 
@@ -238,6 +241,7 @@ class TrainingModule(LightningModule):
         last = self.trainer.is_last_batch
         ledger.epoch, ledger.number = (batch.epoch + 1, 0) if last else (batch.epoch, batch.number + 1)
         ledger.skipped += bool(self.result.skipped)
+        ledger.empty += self.result.skipped == "empty"
         if not self.result.skipped:
             ledger.total += self.result.total
             ledger.count += self.result.count

@@ -144,6 +144,16 @@ def git_state(folder: Path) -> Tree | None:
     }
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts.
+
+    Example:
+        >>> counted(1, "step"), counted(12_000, "step")
+        ('1 step', '12,000 steps')
+    """
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def write_json(path: Path, tree: Any) -> None:
     """Writes a tree, wholly or not at all."""
     atomic_write(path, (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode())

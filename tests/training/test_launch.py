@@ -14,6 +14,7 @@ from anemone import tasks
 from anemone.config import decode, encode
 from anemone.errors import ConfigError, TrainingError
 from anemone.training import callbacks, launch
+from anemone.training.engine import Engine
 from anemone.training.experiment import ExperimentConfig, train
 from anemone.training.resume import read_checkpoint
 
@@ -190,6 +191,44 @@ def test_a_nonfinite_loss_names_manifest_line_and_recording_and_stops(experiment
         TrainingError, match=r"Utterances: .*train\.jsonl:6 \(.*train5\.wav\)\. It is number 2 in a row"
     ):
         train(config)
+
+
+def test_labels_that_the_data_do_not_have_are_refused_before_training(experiment, tmp_path):
+    pattern = r"`task\.labels` must be the labels of the training data, but is \['a', 'b'\] instead\. 24 of 24 training"
+    with pytest.raises(ConfigError, match=pattern + r" utterances are labelled otherwise: `no`, `stop`, `yes`\."):
+        train(experiment(task={"kind": "classification", "labels": ["a", "b"]}))
+    some = {"kind": "classification", "labels": ["no", "yes"]}
+    with pytest.raises(ConfigError, match=r"8 of 24 training utterances are labelled otherwise: `stop`\."):
+        train(experiment(task=some, data__skip_bad=False))
+    assert not (tmp_path / "run").exists()
+    result = train(experiment(task=some, trainer__max_steps=2))
+    assert result.finished and result.task.labels == ("no", "yes")
+    assert "does not have all labels of the training data: 8 of 24" in (result.folder / "log.txt").read_text()
+
+
+@pytest.fixture
+def useless(monkeypatch):
+    """Makes the batches of the steps of these numbers empty."""
+    numbers = set()
+    step = Engine.step
+    monkeypatch.setattr(Engine, "step", lambda self, given: step(self, [] if self.steps in numbers else given))
+    return numbers
+
+
+def test_steps_with_nothing_to_learn_from_are_counted_and_said(experiment, useless):
+    useless |= {1, 3}
+    result = train(experiment(trainer__max_steps=5))
+    said = (result.folder / "log.txt").read_text()
+    assert "2 of 5 steps did not move the weights, 2 of them because no utterance could be used." in said
+    assert rows(result.folder)[-1]["train/skipped"] == "2.0"
+
+
+def test_a_run_that_learnt_nothing_is_an_error_and_leaves_no_archive(experiment, useless, tmp_path):
+    useless.add(0)
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=r"Nothing was learnt: 1 of 1 step did not move the weights, 1 of them"):
+            train(experiment(trainer__max_steps=1))
+    assert not (tmp_path / "run" / "model.anemone").exists()
 
 
 def test_settings_that_cannot_be_are_refused_before_anything_is_written(experiment, tmp_path):
