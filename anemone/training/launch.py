@@ -4,13 +4,13 @@ import dataclasses
 import logging
 import os
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
-from rich.console import Console
 
 from anemone import tasks
 from anemone.config import encode, must
@@ -24,9 +24,9 @@ from anemone.training.experiment import ExperimentConfig, TrainResult
 from anemone.training.loggers import build_loggers
 from anemone.training.module import TrainingModule
 from anemone.training.precision import precision
-from anemone.training.progress import ProgressBar, narration
+from anemone.training.progress import PipeConsole, ProgressBar, narration
 from anemone.training.resume import newest_checkpoint
-from anemone.training.run import counted, describe_run, refuse_changes
+from anemone.training.run import counted, describe_run, occupied, refuse_changes
 from anemone.training.strategy import Joined
 
 log = logging.getLogger("anemone.training")
@@ -44,7 +44,7 @@ HARMLESS = {
 
 def launch(config: ExperimentConfig) -> TrainResult:
     """Trains; see `anemone.training.experiment.train`."""
-    folder, console = Path(config.run.folder), Console()
+    folder, console = Path(config.run.folder), PipeConsole()
     device = torch.device(_accelerator(config))
     precision(config.precision, device)
     sets = read_sets(config)
@@ -53,9 +53,9 @@ def launch(config: ExperimentConfig) -> TrainResult:
     tree = encode(config)
     if config.run.resume == "same":
         refuse_changes(folder, tree, sets["train"].fingerprint)
-    if ranks.is_first():
-        describe_run(folder, tree, sets)
-    with narration(folder, console):
+    with occupied(folder) if ranks.is_first() else nullcontext(), narration(folder, console):
+        if ranks.is_first():
+            describe_run(folder, tree, sets)
         found = newest_checkpoint(folder / "checkpoints")
         start = found[0] if found else 0
         task = build_task(config)
@@ -175,7 +175,7 @@ def total_steps(config: ExperimentConfig, task: Task, index: Index) -> int:
     return min(limits)
 
 
-def build_callbacks(config: ExperimentConfig, task: Task, sets: Sets, *, console: Console) -> list[Callback]:
+def build_callbacks(config: ExperimentConfig, task: Task, sets: Sets, *, console: PipeConsole) -> list[Callback]:
     """What happens after each step, in order."""
     folder, trainer, checkpoint = Path(config.run.folder), config.trainer, config.checkpoint
     valid = {name: index for name, index in sets.items() if name.startswith("valid")}

@@ -26,6 +26,15 @@ LINE_SECONDS = 10.0
 """Between two lines where there is no terminal."""
 
 
+class PipeConsole(Console):
+    """A console that lets the command line know when nobody reads any more, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Prints nothing from now on, and says so once."""
+        self.quiet = True
+        raise BrokenPipeError
+
+
 class ProgressBar(Callback):
     """Shows step, epoch, loss, learning rate, share of the time spent waiting for data, and audio-seconds a second.
 

@@ -1,5 +1,6 @@
 """The run folder describes itself: what ran, from which code, where, on which data, and what came of it.
 
+lock               kept by the process that trains, with its number
 config.yaml        the decoded settings, labels filled in
 data.json          manifests, rows, seconds and fingerprint of each set
 environment.json   versions, machine, command, git commits
@@ -17,7 +18,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from importlib.metadata import distributions
@@ -31,7 +33,7 @@ import anemone
 from anemone.checkpoint.atomic import atomic_write
 from anemone.config import Tree
 from anemone.data.manifest import Index
-from anemone.errors import ConfigError
+from anemone.errors import ConfigError, TrainingError
 
 FREE = (
     "trainer.devices",
@@ -59,6 +61,32 @@ FREE = (
 compared by content, wherever they lie.)"""
 
 LARGEST_DIFF = 2_000_000
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run folder within the block; a process that is killed lets go at once.
+
+    Raises:
+        TrainingError: another process trains there; says which.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
+        if os.name == "posix":
+            import fcntl
+
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, it is not handed down to forks
+            except (BlockingIOError, PermissionError):
+                file.seek(0)
+                raise TrainingError(
+                    f"`run.folder` must be one where no other process trains, but process {file.read() or 'unknown'} "
+                    f"does so in `{folder}`: wait for it, end it, or choose another `run.folder`."
+                ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def describe_run(folder: Path, tree: Tree, data: Mapping[str, Index]) -> None:

@@ -63,3 +63,11 @@ def test_a_signal_saves_and_ends_in_order(experiment, tmp_path, number, status):
 def test_a_manifest_that_is_missing_is_named(anemone, experiment):
     ran = anemone("train", experiment, "data.train=[nowhere.jsonl]")
     assert ran.status == 2 and "nowhere.jsonl" in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_reader_that_leaves_ends_the_run_quietly(experiment, tmp_path):
+    words = [sys.executable, "-m", "anemone", "train", str(experiment), "trainer.max_steps=100000", "data.valid=[]"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("Run `runs/mine` starts")
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (141, "")

@@ -31,6 +31,7 @@ def test_a_run_learns_evaluates_and_leaves_a_folder_that_describes_it(experiment
     assert result.finished and not result.task.training
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml",
+        "lock",
         "data.json",
         "environment.json",
         "git.diff",

@@ -20,7 +20,7 @@ def shown(experiment, monkeypatch):
 
     def shown(kind, **console):
         out = io.StringIO()
-        monkeypatch.setattr(launch, "Console", lambda: Console(file=out, **console))
+        monkeypatch.setattr(launch, "PipeConsole", lambda: Console(file=out, **console))
         train(experiment(run__progress=kind))
         return out.getvalue()
 

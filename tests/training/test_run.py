@@ -1,12 +1,14 @@
 """The run folder: what is written, and which changes matter."""
 
+import os
 import subprocess
+import sys
 
 import pytest
 import yaml
 
-from anemone.errors import ConfigError
-from anemone.training.run import flatten, git_state, refuse_changes
+from anemone.errors import ConfigError, TrainingError
+from anemone.training.run import flatten, git_state, occupied, refuse_changes
 
 
 def test_git_state_has_commit_changes_and_diff(tmp_path):
@@ -58,3 +60,28 @@ def test_other_data_are_named(tmp_path):
     start(tmp_path, BEFORE)
     with pytest.raises(ConfigError, match=r"manifests hold something else \(fingerprint f, now g\)"):
         refuse_changes(tmp_path, BEFORE, "g")
+
+
+OCCUPY = """
+import os, pathlib, sys
+from anemone.training.run import occupied
+with occupied(pathlib.Path(sys.argv[1])):
+    if os.fork() == 0:  # such as a worker of a loader, which outlives its parent for a while
+        os.close(1)
+        sys.stdin.read()
+        os._exit(0)
+    print("occupied", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_train_in_one_folder_and_a_killed_one_lets_go(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", OCCUPY, str(tmp_path)], **pipes) as process:
+        assert process.stdout.readline() == "occupied\n"
+        with pytest.raises(TrainingError, match=rf"process {process.pid} on \S+ does so in `{tmp_path}`"):
+            occupied(tmp_path).__enter__()
+        process.kill()
+        process.wait()
+        with occupied(tmp_path):
+            assert (tmp_path / "lock").read_text().startswith(f"{os.getpid()} on ")
