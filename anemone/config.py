@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from anemone.errors import ConfigError
 
 CONF = Path(__file__).parent / "conf"
+LARGEST = 2**63  # no number is as large as this
 Tree = dict[str, Any]
 C = TypeVar("C")
 
@@ -248,7 +249,13 @@ def _of_kind(kinds: Mapping[str, str], tree: Any, path: str) -> Any:
     if "kind" not in tree:
         raise ConfigError(f"`{path}.kind` must be set, to one of {sorted(kinds)}.")
     kind = tree["kind"]
-    must(kind in kinds, f"{path}.kind", f"one of {sorted(kinds)}", value=kind, hint=nearest(str(kind), kinds).strip())
+    must(
+        isinstance(kind, str) and kind in kinds,
+        f"{path}.kind",
+        f"one of {sorted(kinds)}",
+        value=kind,
+        hint=nearest(str(kind), kinds).strip(),
+    )
     return decode(load_class(kinds[kind]), {k: v for k, v in tree.items() if k != "kind"}, path)
 
 
@@ -277,6 +284,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
 
 def _scalar(hint: Any, value: Any, path: str) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    small = hint not in (int, float) or not number or abs(value) < LARGEST
+    must(small, path, "a finite number below 2**63", value=value)
     accepted, rule, convert = {
         bool: (isinstance(value, bool), "true or false", bool),
         int: (number and float(value).is_integer(), "a whole number", int),

@@ -19,6 +19,7 @@ from anemone.data.plan import PlanConfig, Rows, plan
 from anemone.data.reader import Encode, Key, Loaded, Reader, pack, unpack
 from anemone.errors import DataError
 
+MAX_RATE = 384_000
 HOPELESS = 100  # utterances in a row from the start that cannot be used before the loader gives up
 
 
@@ -60,7 +61,7 @@ class DataConfig:
     """Whether utterances that cannot be used are reported and left out, or end the run."""
 
     def __post_init__(self) -> None:
-        must(self.rate >= 1, "rate", "1 or more", value=self.rate)
+        must(1 <= self.rate <= MAX_RATE, "rate", f"in 1..{MAX_RATE}", value=self.rate)
         must(self.channel is None or self.channel >= 0, "channel", "0 or more", value=self.channel)
         must(self.num_workers >= 0, "num_workers", "0 or more", value=self.num_workers)
         must(self.cache_mb >= 0, "cache_mb", "0 or more", value=self.cache_mb)

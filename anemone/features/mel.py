@@ -1,5 +1,6 @@
 """Log-mel energies: the features most speech models see."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -52,10 +53,10 @@ class LogMelConfig(FeatureConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         must(0 <= self.preemphasis < 1, "preemphasis", "at least 0 and below 1", value=self.preemphasis)
-        must(self.dither >= 0, "dither", "0 or more", value=self.dither)
-        must(self.power > 0, "power", "above 0", value=self.power)
-        must(self.log_floor > 0, "log_floor", "above 0", value=self.log_floor)
-        must(self.frame_splicing >= 1, "frame_splicing", "1 or more", value=self.frame_splicing)
+        must(0 <= self.dither <= 1, "dither", "between 0 and 1", value=self.dither)
+        must(0 < self.power <= 10, "power", "above 0 and at most 10", value=self.power)
+        must(0 < self.log_floor < math.inf, "log_floor", "above 0 and finite", value=self.log_floor)
+        must(1 <= self.frame_splicing <= 64, "frame_splicing", "in 1..64", value=self.frame_splicing)
         must(
             not self.exact_pad or self.fft >= self.hop,
             "exact_pad",

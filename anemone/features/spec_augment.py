@@ -1,5 +1,6 @@
 """SpecAugment and SpecCutout: features with parts hidden, so that a model learns to do without any one of them."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from anemone.config import must
 from anemone.types import Features, Frames
+
+MAX_MASKS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +43,12 @@ class SpecAugmentConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_freq_masks", "num_time_masks", "num_rect_masks"):
-            must(getattr(self, name) >= 0, name, "0 or more", value=getattr(self, name))
+            must(0 <= getattr(self, name) <= MAX_MASKS, name, f"in 0..{MAX_MASKS}", value=getattr(self, name))
         for name in ("freq_width", "rect_freq", "rect_time"):
             must(getattr(self, name) >= 1, name, "1 or more", value=getattr(self, name))
         whole = self.time_width < 1 or float(self.time_width).is_integer()
         must(self.time_width > 0 and whole, "time_width", "a whole number of frames, or a share", value=self.time_width)
+        must(math.isfinite(self.mask_value), "mask_value", "finite", value=self.mask_value)
 
     def build(self) -> "SpecAugment":
         """Returns the module."""

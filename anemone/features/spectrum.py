@@ -15,6 +15,12 @@ from anemone.config import must
 from anemone.features.spec_augment import SpecAugmentConfig
 from anemone.types import Audio, Mel
 
+MAX_RATE = 384_000
+MAX_MS = 10_000.0
+MAX_FFT = 65_536
+MAX_MELS = 1_024
+MAX_FILTERBANK = 2**24  # weights of all filters
+MAX_PAD = 65_536
 BANDS = 4
 FRAMES_AT_ONCE = 512
 
@@ -68,14 +74,21 @@ class FeatureConfig:
         raise NotImplementedError
 
     def __post_init__(self) -> None:
-        must(self.rate > 0, "rate", "above 0", value=self.rate)
+        must(0 < self.rate <= MAX_RATE, "rate", f"above 0 and at most {MAX_RATE}", value=self.rate)
+        for name in ("window_ms", "hop_ms"):
+            must(0 < getattr(self, name) <= MAX_MS, name, f"above 0 and at most {MAX_MS:g}", value=getattr(self, name))
         must(self.win >= 2, "window_ms", "at least two samples long", value=self.window_ms)
         must(self.hop >= 1, "hop_ms", "at least one sample long", value=self.hop_ms)
-        must(self.fft >= self.win, "n_fft", f"at least the window's {self.win} samples", value=self.n_fft)
-        must(self.num_mels >= 1, "num_mels", "1 or more", value=self.num_mels)
+        must(self.win <= MAX_FFT, "window_ms", f"at most {MAX_FFT} samples long", value=self.window_ms)
+        span = f"at least the window's {self.win} samples and at most {MAX_FFT}"
+        must(self.win <= self.fft <= MAX_FFT, "n_fft", span, value=self.n_fft)
+        must(1 <= self.num_mels <= MAX_MELS, "num_mels", f"in 1..{MAX_MELS}", value=self.num_mels)
+        most = MAX_FILTERBANK // (self.fft // 2 + 1)
+        must(self.num_mels <= most, "num_mels", f"at most {most} for a transform of {self.fft}", value=self.num_mels)
         must(self.top_hz <= self.rate / 2, "high_hz", f"at most half the rate, {self.rate / 2:g}", value=self.high_hz)
         must(0 <= self.low_hz < self.top_hz, "low_hz", f"between 0 and `high_hz` ({self.top_hz:g})", value=self.low_hz)
-        must(self.pad_to >= 0, "pad_to", "0 or more", value=self.pad_to)
+        must(0 <= self.pad_to <= MAX_PAD, "pad_to", f"in 0..{MAX_PAD}", value=self.pad_to)
+        must(math.isfinite(self.pad_value), "pad_value", "finite", value=self.pad_value)
 
     @property
     def win(self) -> int:
@@ -90,7 +103,7 @@ class FeatureConfig:
     @property
     def fft(self) -> int:
         """Points of the Fourier transform."""
-        return self.n_fft or 2 ** math.ceil(math.log2(self.win))
+        return 2 ** math.ceil(math.log2(self.win)) if self.n_fft is None else self.n_fft
 
     @property
     def top_hz(self) -> float:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from anemone.checkpoint.archive import Archive, read_archive, write_archive
 from anemone.checkpoint.fit import at_most, load_tensors_into
 from anemone.checkpoint.registry import resolve
@@ -96,8 +98,9 @@ def load(source: str | Path) -> Task:
     path = resolve(source)
     archive = read_archive(path)
     try:
-        with at_most(sum(tensor.numel() for tensor in archive.tensors.values())):
-            task = rebuild(archive.config, archive.files)
+        with at_most(sum(tensor.numel() for tensor in archive.tensors.values())), torch.device("meta"):
+            rebuild(archive.config, archive.files)  # costs no memory, whatever a stranger's config asks for
+        task = rebuild(archive.config, archive.files)
         load_tensors_into(task.network, archive.tensors)
     except AnemoneError as error:
         raise ArchiveError(f"`{path}` cannot be used: {error}") from error

@@ -306,7 +306,7 @@ def test_the_reader_travels_to_workers_that_are_not_forked(index):
     ("tree", "message"),
     [
         ({"num_workers": -1}, r"`data\.num_workers` must be 0 or more"),
-        ({"rate": 0}, r"`data\.rate` must be 1 or more"),
+        ({"rate": 0}, r"`data\.rate` must be in 1\.\.384000"),
         ({"cache_mb": -1}, r"`data\.cache_mb` must be 0 or more"),
         ({"channel": -1}, r"`data\.channel` must be 0 or more"),
         ({"eval_batch_size": 0}, r"`data\.eval_batch_size` must be 1 or more"),

@@ -74,7 +74,7 @@ def test_weights_of_another_size_are_refused(tmp_path):
 def test_a_config_that_asks_for_more_than_came_with_it_is_refused_before_it_gets_memory(tmp_path):
     save(tiny("classification"), tmp_path / "model")
     archive = read_archive(tmp_path / "model")
-    archive.config["model"]["blocks"][0]["d_model"] = 10**6
+    archive.config["model"]["blocks"][0]["d_model"] = 60_000
     write_archive(tmp_path / "model", archive)
     with pytest.raises(ArchiveError, match=r"model` cannot be used: the config asks for more than the [\d,]+ weights"):
         load(tmp_path / "model")

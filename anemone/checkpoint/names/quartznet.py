@@ -31,11 +31,18 @@ def _one(value: Any) -> int:
     return number
 
 
+def _factor(value: Any) -> float:
+    factor = float(value)
+    if not 0 < factor <= MAX_SIZE:
+        raise ValueError(f"must be above 0 and at most {MAX_SIZE}")
+    return factor
+
+
 BLOCK: Table = {
     "filters": Rule("d_model", None, _one),
     "repeat": Rule("repeat", None, _one),
     "kernel": Rule("kernel", None, _one),
-    "kernel_size_factor": Rule("kernel_size_factor", 1.0, float),
+    "kernel_size_factor": Rule("kernel_size_factor", 1.0, _factor),
     "stride": Rule("stride", [1], _one),
     "dilation": Rule("dilation", [1], _one),
     "dropout": Rule("dropout", 0.0),

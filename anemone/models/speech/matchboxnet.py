@@ -18,6 +18,7 @@ from anemone.nn.encoded import Encoded
 from anemone.types import Features, Frames
 
 _PAPER = Size(first=(128, 11), middle=((64, 13), (64, 15), (64, 17)), dilated=(128, 29), last=128, repeat=1, stride=1)
+MAX_FRAMES = 65_536
 SIZES = {"3x1x64": _PAPER, "3x2x64": _PAPER._replace(repeat=2)}
 
 
@@ -40,7 +41,8 @@ class MatchboxNetConfig:
 
     def __post_init__(self) -> None:
         check_size(self.size, self.blocks, self.dropout)
-        must(self.num_frames is None or self.num_frames >= 1, "num_frames", "1 or more", value=self.num_frames)
+        fits = self.num_frames is None or 1 <= self.num_frames <= MAX_FRAMES
+        must(fits, "num_frames", f"in 1..{MAX_FRAMES}", value=self.num_frames)
 
     def build(self, num_features: int) -> "MatchboxNet":
         """Returns an encoder of ``num_features`` feature bins."""

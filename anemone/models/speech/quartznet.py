@@ -13,6 +13,9 @@ from typing import Literal, NamedTuple
 from anemone.config import must
 from anemone.nn.conv import ConvBlock, ConvStack
 
+MOST = {"d_model": 65_536, "kernel": 65_536, "repeat": 1_000, "stride": 1_000, "dilation": 65_536}
+MAX_SPAN = 65_536
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
@@ -43,8 +46,10 @@ class BlockConfig:
     """Share of activations dropped after each ReLU."""
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "kernel", "repeat", "stride", "dilation"):
-            must(getattr(self, name) >= 1, name, "1 or more", value=getattr(self, name))
+        for name, most in MOST.items():
+            must(1 <= getattr(self, name) <= most, name, f"in 1..{most}", value=getattr(self, name))
+        span = self.dilation * (self.kernel - 1)
+        must(span <= MAX_SPAN, "dilation", f"such that a kernel spans {MAX_SPAN} frames or less", value=self.dilation)
         must(self.kernel % 2 == 1, "kernel", "odd", value=self.kernel, hint="An even kernel has no middle frame.")
         must(self.kernel > 1 or self.stride == 1, "stride", "1 where `kernel` is 1", value=self.stride)
         must(self.stride == 1 or not self.residual, "stride", "1 in a residual block", value=self.stride)

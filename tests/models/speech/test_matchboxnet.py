@@ -48,5 +48,5 @@ def test_a_fixed_number_of_frames_counts_as_valid():
 
 
 def test_frames_to_keep_must_be_some():
-    with pytest.raises(ValueError, match="`num_frames` must be 1 or more, but is 0 instead"):
+    with pytest.raises(ValueError, match=r"`num_frames` must be in 1\.\.65536, but is 0 instead"):
         MatchboxNetConfig(num_frames=0)
