@@ -21,6 +21,15 @@ ITEMS = {
     "quartznet_infer": "QuartzNet 5x5 inference, batch 4 (27 s of audio)",
 }
 
+START = {
+    "import": ("import anemone", "import nemo"),
+    "import of the part that loads models": (
+        "from anemone import load",
+        "from nemo.collections.asr.models import ASRModel",
+    ),
+    "`anemone --help`": ("from anemone.cli import main; main(['--help'])", None),
+}
+
 
 class Worker:
     """A process that times what it is told to."""
@@ -56,6 +65,16 @@ def measure(ours: Worker, peer: Worker, item: str, pairs: int) -> str:
     return f"| {ITEMS[item]} | {1000 * us:.1f} | {1000 * them:.1f} | {ratio:.2f} |"
 
 
+def start(python: str, statement: str, times: int = 5) -> float:
+    """Median seconds of a new process that runs one statement; the first, which writes bytecode, does not count."""
+    command, seconds = [python, "-c", statement], []
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ours", required=True, help="Python of our environment")
@@ -67,6 +86,10 @@ def main() -> None:
     print("| what | anemone, ms | NeMo 3.0.0, ms | NeMo / anemone |\n|---|--:|--:|--:|")
     for item in args.items:
         print(measure(ours, peer, item, args.pairs), flush=True)
+    print("\n| a new Python, seconds | anemone | NeMo 3.0.0 |\n|---|--:|--:|")
+    for name, (us, them) in START.items():
+        theirs = f"{start(args.peer, them):.2f}" if them else ""
+        print(f"| {name} | {start(args.ours, us):.2f} | {theirs} |", flush=True)
 
 
 if __name__ == "__main__":
