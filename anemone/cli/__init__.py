@@ -31,6 +31,17 @@ VERBS = {
 }
 
 
+def positive(text: str) -> int:
+    """Reads a number of things, 1 or more."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, but is {text!r} instead")
+    return number
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are one line each."""
 

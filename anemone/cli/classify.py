@@ -2,13 +2,14 @@
 
 import argparse
 
+from anemone.cli import positive
 from anemone.cli.recordings import add_recordings, answer
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the verb takes."""
     add_recordings(parser)
-    parser.add_argument("--top", type=int, default=1, metavar="N", help="the N most probable labels (default 1)")
+    parser.add_argument("--top", type=positive, default=1, metavar="N", help="the N most probable labels (default 1)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -18,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _shown(scores: dict[str, float], top: int) -> tuple[str, dict[str, object]]:
     """A line for people, and fields for programs."""
-    best = sorted(scores.items(), key=lambda item: -item[1])[: max(1, top)]
+    best = sorted(scores.items(), key=lambda item: -item[1])[:top]
     fields: dict[str, object] = {"label": best[0][0], "score": best[0][1]}
     if top > 1:
         fields["scores"] = dict(best)

@@ -1,29 +1,56 @@
 """Measure a model on manifests: JSON lines with `audio_filepath` and `text` or `label`."""
 
 import argparse
+from typing import TYPE_CHECKING, Any
+
+from anemone.cli import positive
+
+if TYPE_CHECKING:
+    from anemone.tasks.task import Task
+    from anemone.training.evaluation import States
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the verb takes."""
     parser.add_argument("model", metavar="MODEL", help="an archive (.anemone, .nemo, a folder), or a pretrained name")
     parser.add_argument("data", metavar="DATA", nargs="+", help="manifests; assets/... lies in the package")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="recordings at a time (default 32)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="recordings at once (default 32)")
+    parser.add_argument("--channel", type=int, metavar="N", help="which channel to hear, from 0 (default: their mean)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the metrics."""
+    """Prints the metrics, and of a classifier the most frequent confusions."""
     import json
 
     from anemone.cli.recordings import loaded
     from anemone.cli.table import table
 
     task = loaded(args.model)
-    from anemone.training.evaluation import evaluate
+    from anemone.data.loader import DataConfig
+    from anemone.training.evaluation import states_of
 
-    metrics = evaluate(task, args.data, batch_size=args.batch_size)
+    data = DataConfig(rate=task.rate, channel=args.channel, eval_batch_size=args.batch_size)
+    states = states_of(task, args.data, data)
+    metrics, rows = task.summarize(states), confusions(task, states)
     if args.json:
-        print(json.dumps({"model": args.model, "data": args.data, **metrics}))
-    else:
-        print(table([{"metric": name, "value": value} for name, value in metrics.items()]))
+        found = {"model": args.model, "data": args.data, **metrics}
+        print(json.dumps(found | ({"confusions": rows} if "confusion" in states else {}), ensure_ascii=False))
+        return 0
+    print(table([{"metric": name, "value": value} for name, value in metrics.items()]))
+    if rows:
+        print(f"\n{table(rows)}")
     return 0
+
+
+def confusions(task: "Task", states: "States") -> list[dict[str, Any]]:
+    """The most frequent mistakes of a classifier: label, what it was taken for, how often."""
+    from anemone.metrics.confusion import confused
+    from anemone.tasks.classification import ClassificationTask
+
+    if not isinstance(task, ClassificationTask):
+        return []
+    return [
+        {"label": task.labels[label], "taken_for": task.labels[other], "times": number}
+        for label, other, number in confused(states["confusion"])
+    ]

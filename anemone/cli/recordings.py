@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from anemone.cli import positive
 from anemone.errors import ConfigError, DataError
 
 
@@ -14,7 +15,7 @@ def add_recordings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="an archive (.anemone, .nemo, a folder), or a pretrained name")
     parser.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings: wav, flac, ogg, mp3, opus")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="recordings at a time (default 16)")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="recordings at once (default 16)")
 
 
 def answer(args: argparse.Namespace, verb: str, shown: Callable[[Any], tuple[str, dict[str, object]]]) -> int:
@@ -37,10 +38,10 @@ def answer(args: argparse.Namespace, verb: str, shown: Callable[[Any], tuple[str
         kind = task.config_tree()["task"]["kind"]
         raise ConfigError(f"`{args.model}` is a model for {kind}: use `anemone {task.verb}`.")
     method = getattr(task, verb)
-    size = max(1, args.batch_size) * 16
+    size = args.batch_size * 16
     for start in range(0, len(args.audio), size):
         paths = args.audio[start : start + size]
-        for path, found in zip(paths, method(paths, batch_size=max(1, args.batch_size)), strict=True):
+        for path, found in zip(paths, method(paths, batch_size=args.batch_size), strict=True):
             text, fields = shown(found)
             line = json.dumps({"audio": path, **fields}, ensure_ascii=False) if args.json else f"{path}\t{text}"
             print(line, flush=True)

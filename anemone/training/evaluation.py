@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from anemone.data.batch import Batch
 from anemone.data.loader import DataConfig, Loader
@@ -12,12 +13,15 @@ from anemone.tasks.task import Task, inference
 from anemone.training import ranks
 from anemone.training.precision import precision as find_precision
 
+States = dict[str, Tensor]
+
 
 def evaluate(
     task: Task,
     manifests: Sequence[str | Path],
     *,
     batch_size: int = 32,
+    channel: int | None = None,
     num_workers: int = 0,
     precision: str = "32",
     skip_bad: bool = True,
@@ -27,7 +31,9 @@ def evaluate(
     Args:
         task: any task.
         manifests: paths; ``assets/...`` is looked up inside the package.
-        batch_size: utterances a batch; no metric depends on it.
+        batch_size: utterances a batch. No metric depends on it, unless the head pools over padding: models out of
+            NeMo's archives do; with 1 they hear each recording alone.
+        channel: which channel of the recordings to take, from 0; the mean of all if None.
         num_workers: processes that read ahead.
         precision: of the products.
         skip_bad: whether utterances that cannot be used are reported and left out, or refused.
@@ -35,11 +41,18 @@ def evaluate(
     Raises:
         DataError: a manifest does not exist or holds nothing to use.
     """
-    data = DataConfig(rate=task.rate, eval_batch_size=batch_size, num_workers=num_workers, skip_bad=skip_bad)
-    index = Index.read(manifests, target=task.target, skip_bad=skip_bad)
+    data = DataConfig(
+        rate=task.rate, channel=channel, eval_batch_size=batch_size, num_workers=num_workers, skip_bad=skip_bad
+    )
+    return task.summarize(states_of(task, manifests, data, precision=precision))
+
+
+def states_of(task: Task, manifests: Sequence[str | Path], data: DataConfig, *, precision: str = "32") -> States:
+    """What metrics are computed from, such as a confusion matrix; see `evaluate`."""
+    index = Index.read(manifests, target=task.target, skip_bad=data.skip_bad)
     device = next(task.parameters()).device
     with inference(task), find_precision(precision, device).autocast(device):
-        return measure(task, evaluation_loader(task, index, data), device)
+        return count(task, evaluation_loader(task, index, data), device)
 
 
 def evaluation_loader(task: Task, index: Index, data: DataConfig) -> Loader:
@@ -47,12 +60,17 @@ def evaluation_loader(task: Task, index: Index, data: DataConfig) -> Loader:
     return Loader(index, data, task.encode, training=False, rank=ranks.rank(), world=ranks.world())
 
 
-def measure(task: Task, batches: Iterable[Sequence[Batch]], device: torch.device) -> dict[str, float]:
-    """Returns the task's metrics over the batches of all ranks. The caller sets mode and precision."""
+def count(task: Task, batches: Iterable[Sequence[Batch]], device: torch.device) -> States:
+    """Adds the task's metric states over the batches of all ranks. The caller sets mode and precision."""
     states = {name: value.clone() for name, value in task.zero_states().items()}
     for step in batches:
         for batch in step:
             for name, value in task.evaluate(batch.to(device)).items():
                 states[name] = states[name] + value
     ranks.sum_together(list(states.values()))
-    return task.summarize(states)
+    return states
+
+
+def measure(task: Task, batches: Iterable[Sequence[Batch]], device: torch.device) -> dict[str, float]:
+    """Returns the task's metrics over the batches of all ranks. The caller sets mode and precision."""
+    return task.summarize(count(task, batches, device))

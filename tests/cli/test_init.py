@@ -52,7 +52,7 @@ def test_every_verb_has_help_and_every_argument_of_it_a_line(anemone, verb):
         (["models", "--jsn"], "anemone models: `--jsn` is not an option of `anemone models`. Did you mean `--json`?"),
         (["train"], "anemone train: the following arguments are required: EXPERIMENT"),
         (["classify", "m"], "anemone classify: the following arguments are required: AUDIO"),
-        (["classify", "m", "a", "--batch-size", "x"], "anemone classify: argument --batch-size: invalid int value: 'x'"),
+        (["classify", "m", "a", "--batch-size", "x"], "anemone classify: argument --batch-size: must be 1 or more, but is 'x' instead"),
         (["data", "speech-comands", "a", "b"], "invalid choice: 'speech-comands' (choose from 'speech-commands')"),
         (["config", "telephone_word_quartznet"], "is not an experiment. Did you mean `telephone_words_quartznet`?"),
         (["train", "speech_commands_quartznet", "optim.lrr=1"], "`optim.lrr` is not a setting of NovoGradConfig. Did you mean `optim.lr`?"),

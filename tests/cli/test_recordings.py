@@ -53,3 +53,13 @@ def test_a_model_that_is_broken_is_named(anemone, recordings, tmp_path):
     (tmp_path / "broken.anemone").write_bytes(b"not an archive")
     ran = anemone("classify", tmp_path / "broken.anemone", recordings[0])
     assert ran.status == 2 and "broken.anemone" in ran.err and ran.err.count("\n") == 1
+
+
+def test_numbers_of_things_are_one_or_more(anemone, classifier, recordings, manifest):
+    for verb, subject, option, text in (
+        ("classify", recordings[0], "--batch-size", "0"),
+        ("classify", recordings[0], "--top", "-1"),
+        ("evaluate", manifest, "--batch-size", "few"),
+    ):
+        ran = anemone(verb, classifier, subject, f"{option}={text}")
+        assert ran.status == 2 and f"argument {option}: must be 1 or more, but is '{text}' instead" in ran.err
