@@ -63,6 +63,13 @@ def test_a_recogniser_gives_the_same_texts(tmp_path):
     assert [result.text for result in task.transcribe(recordings())] == texts
 
 
+def test_a_recogniser_reads_texts_as_nemo_s_parser_does():
+    task = anemone.load(GOLDEN / "quartznet_ctc_char" / "model.nemo")
+    for text in TEXTS:
+        assert task.encode(f"  {text.upper()}.") == task.encode(text)
+        assert task.tokenizer.decode(task.encode(text.title() + "?")) == text
+
+
 @pytest.mark.parametrize("name", [*CLASSIFIERS, "quartznet_ctc_char"])
 def test_losses_are_the_same_before_and_in_training(name):
     task, wanted = anemone.load(GOLDEN / name / "model.nemo"), expected(name)

@@ -68,6 +68,8 @@ def classification(config: Mapping[str, Any], decoder: Tree) -> Purpose:
 def recognition(config: Mapping[str, Any], decoder: Tree) -> Purpose:
     """Settings of a recogniser with the CTC loss, of characters or sub-words.
 
+    NeMo's parser of characters writes text in lower case and drops what it does not know.
+
     Args:
         config: NeMo's settings of the whole model.
         decoder: its decoder's settings, translated.
@@ -83,7 +85,8 @@ def recognition(config: Mapping[str, Any], decoder: Tree) -> Purpose:
         tokenizer: Tree = {"kind": found["kind"]}
     else:
         characters = _texts(decoder["vocabulary"] or config.get("labels"), "decoder.vocabulary")
-        tokenizer = {"kind": "characters", "characters": characters}
+        lowercase = not any(text != text.lower() for text in characters)  # else NeMo's parser would leave nothing
+        tokenizer = {"kind": "characters", "characters": characters, "lowercase": lowercase, "unknown": "drop"}
     reduction = config.get("ctc_reduction", "mean_batch")
     tree = {
         "task": {"kind": "recognition", "tokenizer": tokenizer},
