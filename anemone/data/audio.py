@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections import OrderedDict
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,8 @@ def waveform(source: Any, rate: int) -> Signal:
     if isinstance(source, str | Path):
         return load_audio(source, rate)
     samples, own_rate = source if isinstance(source, tuple) and len(source) == 2 else (source, rate)
+    if own_rate != rate and not (isinstance(own_rate, Real) and RATES[0] <= own_rate <= RATES[1]):
+        raise DataError(f"the rate of audio must be {RATES[0]} to {RATES[1]} samples per second, but is {own_rate!r}.")
     array = samples.detach().cpu().numpy() if isinstance(samples, torch.Tensor) else np.asarray(samples)
     if array.ndim == 2:
         array = array.T if array.shape[0] < array.shape[1] else array  # (channels, S) -> (S, channels)

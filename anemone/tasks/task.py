@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -166,7 +167,7 @@ def _batches(sources: Iterable[Any], rate: int, batch_size: int) -> Iterator[tup
 
 def _is_pair(sources: Any) -> bool:
     """Whether it is (samples, rate), which is one recording."""
-    return isinstance(sources, tuple) and len(sources) == 2 and isinstance(sources[1], int)
+    return isinstance(sources, tuple) and len(sources) == 2 and isinstance(sources[1], Real)
 
 
 def _read(source: Any, rate: int, number: int) -> Tensor:

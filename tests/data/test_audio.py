@@ -227,6 +227,10 @@ def test_waveform_takes_paths_arrays_and_tensors(x, tmp_path):
         (np.array(["a"]), r"audio must be a path, samples, or a pair"),
         (np.array([1.0, np.nan]), "must be finite"),
         (3.0, r"audio must be a path, samples, or a pair"),
+        ((np.ones(9), 0), r"the rate of audio must be 1000 to 1000000 samples per second, but is 0\."),
+        ((np.ones(9), -8000), r"the rate of audio must be 1000 to 1000000 .* but is -8000\."),
+        ((np.ones(9), float("nan")), r"the rate of audio must be 1000 to 1000000 .* but is nan\."),
+        ((np.ones(9), "16k"), r"the rate of audio must be 1000 to 1000000 .* but is '16k'\."),
     ],
 )
 def test_what_is_not_audio_is_refused(source, message):
