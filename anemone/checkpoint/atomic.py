@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anemone.errors import ArchiveError
+
+NAMELESS = "", ".."  # what "." and "/" end in, and what goes up: none has a neighbour that could take its place
+
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
@@ -75,6 +79,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def standing(path: str | Path) -> Path:
     """Where the content of ``path`` is to be read: there, or at ``NAME.old`` after a kill between two renames."""
     path = Path(path)
+    if path.name in NAMELESS:
+        return path
     old = _beside(path, ".old")
     return old if old.exists() and not path.exists() else path
 
@@ -97,6 +103,8 @@ def _fsync_tree(folder: Path) -> None:
 
 
 def _beside(path: Path, suffix: str) -> Path:
+    if path.name in NAMELESS:
+        raise ArchiveError(f"`{path}` must end in the name of a file or folder to be written, which it does not.")
     return path.with_name(path.name + suffix)
 
 

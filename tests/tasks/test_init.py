@@ -25,6 +25,20 @@ def test_a_saved_task_comes_back_the_same(kind, place, tmp_path):
     assert "For a test." in read_archive(tmp_path / place).card
 
 
+@pytest.mark.parametrize("place", [".", "..", "/", "there/.."])
+def test_a_task_is_saved_under_a_name_alone(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArchiveError, match=r"must end in the name of a file or folder to be written|other content"):
+        save(tiny(), place)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_working_folder_can_be_loaded(tmp_path, monkeypatch):
+    save(tiny(), tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "model")
+    assert load(".").config_tree() == tiny().config_tree()
+
+
 def test_a_loaded_task_can_be_trained_on_and_saved_again(tmp_path):
     save(tiny("classification"), tmp_path / "one.anemone")
     task = load(tmp_path / "one.anemone").train()
