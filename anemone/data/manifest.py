@@ -214,7 +214,8 @@ def report(problems: Sequence[Problem], total: int, *, skip_bad: bool) -> None:
         return
     if not skip_bad:
         more = f" ({len(problems)} such utterances)" if len(problems) > 1 else ""
-        raise DataError(f"{problems[0]}{more} Mend or remove them, or set `data.skip_bad=true` to leave them out.")
+        first = str(problems[0]).rstrip(".")
+        raise DataError(f"{first}{more}. Mend or remove them, or set `data.skip_bad=true` to leave them out.")
     for problem in problems[:SHOWN]:
         log.warning("%s", problem)
     log.warning("left out %d of %d utterances%s", len(problems), total, "" if len(problems) <= SHOWN else ", as above")

@@ -209,7 +209,8 @@ def settle(
     if policy == "refuse" and (strange := sorted({surface for i, surface in found if i == unknown})):
         raise DataError(
             f"the text {text!r} has {strange}, which the tokenizer does not know. Mend the text or the tokenizer, or "
-            "set `tokenizer.unknown` to `drop`" + (", or `tokenizer.lowercase`." if text != text.lower() else ".")
+            "set `task.tokenizer.unknown` to `drop`"
+            + (", or `task.tokenizer.lowercase`." if text != text.lower() else ".")
         )
     if policy == "drop":
         return [i for i, _ in found if i != unknown]

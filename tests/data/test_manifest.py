@@ -78,7 +78,7 @@ def test_many_bad_lines_are_counted(manifest, caplog):
 
 def test_bad_lines_are_refused_by_setting(manifest):
     path = manifest([*rows(1), "{", "}"])
-    pattern = r"manifest\.jsonl:2: is not JSON.*\(2 such utterances\).*`data\.skip_bad=true`"
+    pattern = r"manifest\.jsonl:2: is not JSON.*[^.] \(2 such utterances\)\. Mend .*`data\.skip_bad=true`"
     with pytest.raises(DataError, match=pattern):
         Index.read([path], target="text", skip_bad=False)
 

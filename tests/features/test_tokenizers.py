@@ -82,7 +82,7 @@ def test_no_text_breaks_a_tokenizer_that_drops_what_it_does_not_know(text, name)
 @pytest.mark.parametrize("name", NAMES[:-1])
 def test_unknown_characters_are_refused_by_name_or_dropped_as_asked(name):
     with pytest.raises(
-        DataError, match=r"the text 'a 42 b' has \[.*'4.* does not know.*set `tokenizer\.unknown` to `drop`"
+        DataError, match=r"the text 'a 42 b' has \[.*'4.* does not know.*set `task\.tokenizer\.unknown` to `drop`"
     ):
         build(name, unknown="refuse").encode("a 42 b")
     dropped = build(name, unknown="drop")
@@ -90,7 +90,7 @@ def test_unknown_characters_are_refused_by_name_or_dropped_as_asked(name):
 
 
 def test_lower_case_is_advised_where_it_would_help():
-    with pytest.raises(DataError, match=r"has \['H'\].*or `tokenizer\.lowercase`\."):
+    with pytest.raises(DataError, match=r"has \['H'\].*or `task\.tokenizer\.lowercase`\."):
         build("characters").encode("He")
     assert build("characters", lowercase=True).encode("He") == [8, 5]
 
