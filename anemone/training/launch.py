@@ -62,7 +62,7 @@ def launch(config: ExperimentConfig) -> TrainResult:
         module = TrainingModule(
             task,
             config,
-            sets["train"],
+            sets,
             total_steps=total_steps(config, task, sets["train"]),
             checkpoint=found and found[1],
         )

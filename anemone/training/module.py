@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from anemone.checkpoint.fit import load_tensors_into
 from anemone.config import Tree
 from anemone.data.batch import Batch
-from anemone.data.loader import Loader
+from anemone.data.loader import DataConfig, Loader
 from anemone.data.manifest import Index
 from anemone.tasks.task import Task
 from anemone.training import ranks
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("anemone.training")
+
+
+def share_cache(data: DataConfig, seconds: Mapping[str, float]) -> dict[str, DataConfig]:
+    """Gives each set its share of ``cache_mb`` by the audio it has, so that all of a process together keep no more.
+
+    Example:
+        >>> shares = share_cache(DataConfig(cache_mb=100), {"train": 900.0, "valid": 100.0})
+        >>> {name: share.cache_mb for name, share in shares.items()}
+        {'train': 90, 'valid': 10}
+    """
+    total = max(sum(seconds.values()), 1e-9)
+    return {name: replace(data, cache_mb=int(data.cache_mb * own / total)) for name, own in seconds.items()}
 
 
 class Step:
@@ -141,7 +153,7 @@ class TrainingModule(LightningModule):
     Args:
         task: what is trained.
         config: of the run.
-        index: of the training set.
+        sets: the indexes by name; "train" is the one to train on.
         total_steps: of the run.
         checkpoint: what the run goes on from.
     """
@@ -153,14 +165,16 @@ class TrainingModule(LightningModule):
         self,
         task: Task,
         config: "ExperimentConfig",
-        index: Index,
+        sets: Mapping[str, Index],
         *,
         total_steps: int,
         checkpoint: Checkpoint | None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.task, self.config, self.index = task, config, index
+        self.task, self.config, self.index = task, config, sets["train"]
+        self.data = share_cache(config.data, {name: float(index.durations.sum()) for name, index in sets.items()})
+        """How each set is read."""
         self.loaders: dict[str, Loader] = {}
         """Of the sets that were evaluated; each keeps its decoded recordings."""
         self.total_steps, self.checkpoint = total_steps, checkpoint
@@ -219,7 +233,7 @@ class TrainingModule(LightningModule):
         """The steps of this rank."""
         loader = Loader(
             self.index,
-            self.config.data,
+            self.data["train"],
             self.task.encode,
             training=True,
             seed=self.config.run.seed,
@@ -251,7 +265,7 @@ class TrainingModule(LightningModule):
         metrics: dict[str, float] = {}
         for name, index in sets.items():
             if name not in self.loaders:
-                self.loaders[name] = evaluation_loader(self.task, index, self.config.data)
+                self.loaders[name] = evaluation_loader(self.task, index, self.data[name])
             with self.engine.evaluation():
                 measured = measure(self.task, self.loaders[name], self.engine.device)
             metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}

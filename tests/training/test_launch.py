@@ -12,6 +12,7 @@ import yaml
 
 from anemone import tasks
 from anemone.config import decode, encode
+from anemone.data.loader import Loader
 from anemone.errors import ConfigError, TrainingError
 from anemone.training import callbacks, launch
 from anemone.training.engine import Engine
@@ -141,6 +142,26 @@ def test_a_run_in_a_thread_leaves_signals_alone(experiment):
     assert results[0].finished
 
 
+@pytest.mark.parametrize("place", ["anemone.tasks.save", "anemone.training.callbacks.write_json"])
+def test_a_run_that_breaks_off_at_its_very_end_is_finished_by_the_same_command(experiment, monkeypatch, place):
+    straight = train(experiment(run__folder=experiment().run.folder + "2"))
+
+    def fail(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, fail)
+        with pytest.raises(OSError, match="no space"):
+            train(experiment())
+    folder = straight.folder.with_name("run")
+    assert not (folder / "model.anemone").exists()
+    finished = train(experiment())
+    assert finished.finished and finished.metrics == straight.metrics
+    weights = [tasks.load(run / "model.anemone").state_dict() for run in (folder, straight.folder)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    assert rows(folder) == rows(straight.folder)
+
+
 def test_minutes_end_a_run_and_more_minutes_prolong_it(experiment):
     short = train(experiment(trainer__max_steps=1000, trainer__max_minutes=1e-6))
     assert short.finished and (short.folder / "checkpoints" / "step_1").exists()
@@ -250,3 +271,16 @@ def test_several_sets_are_named_after_their_manifests(experiment, recordings):
     config = experiment(data__valid=valid, data__test=[], trainer__max_steps=2)
     assert {name.partition("/")[0] for name in train(config).metrics} == {"valid_valid", "valid_test"}
     assert encode(config)["task"]["labels"] == []
+
+
+def test_the_loaders_of_a_run_keep_no_more_than_the_cache_together(experiment, monkeypatch):
+    kept = {}
+    made = Loader.__init__
+
+    def make(self, index, config, *args, **kwargs):
+        kept[len(index)] = config.cache_mb
+        made(self, index, config, *args, **kwargs)
+
+    monkeypatch.setattr(Loader, "__init__", make)
+    train(experiment(data__cache_mb=100, trainer__max_steps=2))
+    assert len(kept) == 3 and kept[24] > kept[8] > kept[6] > 0 and 97 <= sum(kept.values()) <= 100
