@@ -185,7 +185,8 @@ def waveform(source: Any, rate: int) -> Signal:
     if isinstance(source, str | Path):
         return load_audio(source, rate)
     samples, own_rate = source if isinstance(source, tuple) and len(source) == 2 else (source, rate)
-    if own_rate != rate and not (isinstance(own_rate, Real) and RATES[0] <= own_rate <= RATES[1]):
+    number = float(own_rate) if isinstance(own_rate, Real) else math.nan
+    if number != rate and not RATES[0] <= number <= RATES[1]:
         raise DataError(f"the rate of audio must be {RATES[0]} to {RATES[1]} samples per second, but is {own_rate!r}.")
     array = samples.detach().cpu().numpy() if isinstance(samples, torch.Tensor) else np.asarray(samples)
     if array.ndim == 2:
@@ -199,7 +200,7 @@ def waveform(source: Any, rate: int) -> Signal:
     audio = audio.mean(axis=1) if audio.ndim == 2 else audio
     if not np.isfinite(audio).all():
         raise DataError("audio must be finite, but holds samples that are not.")
-    return resample(np.ascontiguousarray(audio), int(own_rate), rate)
+    return resample(np.ascontiguousarray(audio), int(number), rate)
 
 
 def _scaled(array: npt.NDArray[Any]) -> Signal:

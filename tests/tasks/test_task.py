@@ -131,6 +131,8 @@ def test_very_short_recordings_can_be_learned_from(task):
         ("a.wav", r"`sources` must be a list of recordings, but is a str instead.*write `\[recording\]`"),
         (torch.zeros(100), "must be a list of recordings, but is a Tensor"),
         ((np.zeros(100), 16_000), "must be a list of recordings, but is a tuple"),
+        ((np.zeros(100), np.int64(16_000)), "must be a list of recordings, but is a tuple"),
+        ((np.zeros(100), np.float32(16_000)), "must be a list of recordings, but is a tuple"),
         (3, "must be a list of recordings, but is a int"),
         ([np.zeros(0)], "recording 0 of `sources`: audio must be"),
         ([speech(0.1), {"a": 1}], "recording 1 of `sources`: audio must be"),
