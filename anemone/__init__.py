@@ -20,7 +20,8 @@ The rooms, in the order in which a batch walks through them:
     cli          the command line: `anemone --help`
 
 and under them the ground: `types` (what a tensor means, checked when modules are composed), `config` (YAML in,
-dataclasses out), `errors` (what can go wrong, as one tree). `testing` helps to write tests.
+dataclasses out), `errors` (what can go wrong, as one tree), `cache` (where downloads and indexes are kept). `testing`
+helps to write tests.
 
 Names below are imported when they are first used, so that ``import anemone`` loads no PyTorch.
 """

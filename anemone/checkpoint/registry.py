@@ -17,6 +17,7 @@ from typing import Literal
 
 import yaml
 
+from anemone.cache import cache_folder
 from anemone.checkpoint.atomic import standing
 from anemone.checkpoint.download import download, offline
 from anemone.config import decode, must, nearest
@@ -117,11 +118,6 @@ def fingerprint(path: str | Path) -> tuple[int, str]:
     return sum(size for size, _ in shown.values()), hashlib.sha256(lines.encode()).hexdigest()
 
 
-def cache() -> Path:
-    """The folder that downloads are kept in."""
-    return Path(os.environ.get("ANEMONE_CACHE") or Path.home() / ".cache" / "anemone")
-
-
 def _entries() -> dict[str, tuple[Entry, Path]]:
     """Name -> entry, and the folder that its relative path begins at."""
     tables = {TABLE: ASSETS}
@@ -149,7 +145,7 @@ def _on_disk(entry: Entry, beside: Path) -> Path:
 
 
 def _from_http(entry: Entry, beside: Path) -> Path:
-    target = cache() / "models" / entry.sha256 / entry.location.rpartition("/")[2]
+    target = cache_folder() / "models" / entry.sha256 / entry.location.rpartition("/")[2]
     if not target.exists() or target.stat().st_size != entry.size:
         with _alone(target.parent):
             if not target.exists() or target.stat().st_size != entry.size:

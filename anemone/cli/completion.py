@@ -158,7 +158,7 @@ def settings(experiment: str, overrides: Sequence[str] = ()) -> Settings:
 
     They are read from the code, which takes seconds, so they are kept in the cache until code or YAML change.
     """
-    from anemone.checkpoint.registry import cache
+    from anemone.cache import cache_folder
 
     package = Path(__file__).parents[1]
     sources = [
@@ -167,7 +167,7 @@ def settings(experiment: str, overrides: Sequence[str] = ()) -> Settings:
         *([Path(experiment)] if Path(experiment).is_file() else []),
     ]
     state = [experiment, *overrides, *sorted(f"{path} {path.stat().st_mtime_ns}" for path in sources)]
-    kept = cache() / "completion" / f"{sha256(chr(0).join(state).encode()).hexdigest()[:16]}.json"
+    kept = cache_folder() / "completion" / f"{sha256(chr(0).join(state).encode()).hexdigest()[:16]}.json"
     if not kept.exists():
         from anemone.training.settings import experiment as decoded
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from anemone.cache import cache_folder
 from anemone.config import nearest, stem
 from anemone.data.jsonlines import OWN, parse, text_of
 from anemone.errors import DataError
@@ -197,11 +198,6 @@ def find_manifest(path: str | Path) -> Path:
         siblings = [os.fspath(other) for other in found.parent.glob("*.json*")]
         raise DataError(f"`{path}` must be a manifest that exists.{nearest(os.fspath(found), siblings, by=stem)}")
     return found
-
-
-def cache_folder() -> Path:
-    """Where derived data is kept: ``$ANEMONE_CACHE``, or ``~/.cache/anemone``."""
-    return Path(os.environ.get("ANEMONE_CACHE") or Path.home() / ".cache" / "anemone")
 
 
 def report(problems: Sequence[Problem], total: int, *, skip_bad: bool) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from anemone.data.manifest import ASSETS, Index, Problem, cache_folder, find_manifest
+from anemone.cache import cache_folder
+from anemone.data.manifest import ASSETS, Index, Problem, find_manifest
 from anemone.errors import DataError
 
 

@@ -4,10 +4,11 @@ import ast
 import subprocess
 import sys
 
-# room -> the rooms it may import. `anemone` itself (errors, types, config) may be imported by all.
-GROUND = {"errors", "config", "types"}
+# room -> the rooms it may import. `anemone` itself (errors, types, config, cache) may be imported by all.
+GROUND = {"errors", "cache", "config", "types"}
 ARROWS = {
     "errors": set(),
+    "cache": set(),
     "config": {"errors"},
     "types": {"errors"},
     "data": GROUND,
