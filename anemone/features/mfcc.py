@@ -32,7 +32,8 @@ class MFCCConfig(FeatureConfig):
 
     edges: Literal["utterance", "batch"] = "utterance"
     """Where the audio is mirrored: at the end of each utterance, so that padding changes nothing, or at the padded end
-    of the batch, as NeMo does. For one utterance they are the same."""
+    of the batch, as NeMo does, which also leaves the frames beyond each length as they come; a model that looks at
+    them must see the same. For one utterance both are the same."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +88,8 @@ class MFCC(nn.Module):
             x = self.energies(mirror(x.float(), end, config.fft // 2))
             x = self.cosines @ torch.log(x + FLOOR)  # (B, mels, T) -> (B, F, T)
             frames = -(-x_len // config.hop)
-            x = torch.where(keep_frames(x.shape[-1], frames), x, config.pad_value)
+            if config.edges == "utterance":
+                x = torch.where(keep_frames(x.shape[-1], frames), x, config.pad_value)
             return MFCCBatch(pad_frames(x, config.pad_to, config.pad_value), frames)
 
 

@@ -106,6 +106,14 @@ def test_rarer_settings_give_the_golden_outputs_in_every_frame(family):
     assert "len" not in want or torch.equal(out.x_len, want["len"])
 
 
+@torch.inference_mode()
+def test_frames_beyond_the_length_are_the_golden_ones_where_a_fixed_length_makes_them_valid(tmp_path):
+    crop = {"_target_": "nemo.collections.asr.modules.CropOrPadSpectrogramAugmentation", "audio_length": 400}
+    change = put(crop_or_pad_augment=crop, decoder__pooling_type="avg")
+    task = anemone.load(altered(tmp_path, "matchboxnet_options", change))
+    assert (task.network(*utterances()) - reference("matchboxnet_options")["padded"]).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_in_evaluation_mode_is_the_golden_one(family):
     net = network(read_nemo(archive(family))).eval()
