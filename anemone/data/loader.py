@@ -15,7 +15,7 @@ from anemone.data.audio import Recordings
 from anemone.data.augment import AugmentConfig
 from anemone.data.batch import Batch
 from anemone.data.manifest import SHOWN, Index, Problem, log, report
-from anemone.data.plan import PlanConfig, Rows, plan
+from anemone.data.plan import PlanConfig, Rows, plan, within
 from anemone.data.reader import Encode, Key, Loaded, Reader, pack, unpack
 from anemone.errors import DataError
 
@@ -109,6 +109,7 @@ class Loader:
         self.problems: list[Problem] = []
         self._bad: set[int] = set()
         self._loaded = 0
+        self._limits_said = rank > 0
         self._position = (0, 0)
         self._plan_config = config.plan if training else evaluation
         self._plan: tuple[int, list[Rows]] = (-1, [])
@@ -155,6 +156,8 @@ class Loader:
         Raises:
             DataError: an utterance cannot be used and `skip_bad` is false; or none can.
         """
+        if not self._limits_said:
+            self._say_limits()
         epoch, first = self._position if self.training else (0, 0)
         batches, steps = self._batches(epoch), self.steps(epoch)
         each = self.batches_per_step
@@ -171,6 +174,15 @@ class Loader:
             if batches_of_step or self.training:
                 yield batches_of_step
         self._end_of_epoch(before)
+
+    def _say_limits(self) -> None:
+        """Says how many utterances are too short or too long for the plan, and what the limits are."""
+        self._limits_said, limits = True, self._plan_config
+        out = len(self.index) - int(within(self.index.durations, limits).sum())
+        if out:
+            most = "" if limits.max_seconds is None else f", max_seconds {limits.max_seconds:g}"
+            least = f"data.plan.min_seconds is {limits.min_seconds:g}"
+            log.warning("left out %d of %d utterances: %s%s", out, len(self.index), least, most)
 
     def _batches(self, epoch: int) -> list[Rows]:
         """The plan of an epoch, kept until another one is asked for."""

@@ -64,8 +64,7 @@ def plan(durations: npt.NDArray[np.float32], config: PlanConfig, *, seed: int, e
         seed: of the run.
         epoch: from 0.
     """
-    most = np.inf if config.max_seconds is None else config.max_seconds
-    rows = np.flatnonzero((durations >= config.min_seconds) & (durations <= most))
+    rows = np.flatnonzero(within(durations, config))
     rng = np.random.default_rng([seed, epoch])
     if config.shuffle:
         rows = rng.permutation(rows)
@@ -73,6 +72,12 @@ def plan(durations: npt.NDArray[np.float32], config: PlanConfig, *, seed: int, e
     ends = _ends(durations[rows], config)
     batches = np.split(rows, ends[:-1]) if len(rows) else []
     return [batches[i] for i in rng.permutation(len(batches))] if config.shuffle else batches
+
+
+def within(durations: npt.NDArray[np.float32], config: PlanConfig) -> npt.NDArray[np.bool_]:
+    """Tells of each utterance whether it is neither too short nor too long: (N,)."""
+    most = np.inf if config.max_seconds is None else config.max_seconds
+    return (durations >= config.min_seconds) & (durations <= most)
 
 
 def _buckets(durations: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:

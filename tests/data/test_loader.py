@@ -302,6 +302,21 @@ def test_the_reader_travels_to_workers_that_are_not_forked(index):
     assert content([copy[key][0]]) == content([each._reader[key][0]])
 
 
+def test_what_is_too_short_or_too_long_is_counted_once_with_the_limits(index, caplog):
+    with caplog.at_level(logging.WARNING, "anemone.data"):
+        few = loader(index, plan=PlanConfig(batch_size=4, min_seconds=0.03, max_seconds=0.05))
+        assert not caplog.text
+        rows = {row for step in epochs(few, 2) for batch in step for row in batch[0]}
+    out = len(index) - len(rows)
+    assert 0 < out < len(index) == 37
+    assert caplog.text.count(f"left out {out} of 37 utterances: data.plan.min_seconds is 0.03, max_seconds 0.05") == 1
+    caplog.clear()
+    epochs(loader(index))
+    epochs(loader(index, plan=PlanConfig(batch_size=4, min_seconds=0.03), rank=1, world=2))
+    epochs(loader(index, plan=PlanConfig(min_seconds=0.03), training=False))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
