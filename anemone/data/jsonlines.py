@@ -22,6 +22,7 @@ KEYS = {
     "text": ("text",),
     "label": ("label", "command"),
 }
+SKIP = "_skipme"  # lines where this is true are left out without a word
 OWN = ("@audio", "@offset", "@duration", "@target", "@line")
 
 
@@ -34,11 +35,11 @@ def parse(data: bytes, folder: Path, target: str) -> tuple[pa.Table, list[Cause]
         target: "text" or "label".
 
     Returns:
-        Columns ``@audio`` (absolute), ``@offset`` and ``@duration`` (seconds), ``@target``, ``@line`` (from 1), then
-        all further keys under their own names.
+        Of all lines but those with ``"_skipme": true``, columns ``@audio`` (absolute), ``@offset`` and ``@duration``
+        (seconds), ``@target``, ``@line`` (from 1), then all further keys under their own names.
     """
     table, causes = _fast(data, target) or _exact(data, target)
-    good, more = _check(table, target)
+    good, more = _check(_without_skipped(table), target)
     return _absolute(good, folder), sorted(causes + more)
 
 
@@ -183,6 +184,14 @@ def text_of(value: Any) -> str | None:
 
 
 # --- what both ways share ---------------------------------------------------------------------------------------------
+
+
+def _without_skipped(table: pa.Table) -> pa.Table:
+    """Takes out the lines that ask for it."""
+    if SKIP not in table.column_names:
+        return table
+    keep = [value not in (True, "true") for value in table[SKIP].to_pylist()]
+    return table.filter(pa.array(keep, pa.bool_())).drop_columns([SKIP])
 
 
 def _check(table: pa.Table, target: str) -> tuple[pa.Table, list[Cause]]:

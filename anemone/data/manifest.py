@@ -1,9 +1,10 @@
 """Manifests in: JSON lines become one columnar index, and what is wrong with a line is said.
 
 A manifest has one JSON object a line: ``audio_filepath`` (or ``audio_filename``), ``duration``, ``text`` or ``label``
-(or ``command``), ``offset``, and any further keys. Audio paths are relative to the manifest. The index is an Arrow
-table in a file of the cache, memory-mapped: no Python object stands for an utterance, and a million of them cost no
-memory of the process. The file's name is a hash of what the manifests hold, so an index is never stale.
+(or ``command``), ``offset``, and any further keys; one with ``"_skipme": true`` is passed over. Audio paths are
+relative to the manifest. The index is an Arrow table in a file of the cache, memory-mapped: no Python object stands for
+an utterance, and a million of them cost no memory of the process. The file's name is a hash of what the manifests hold,
+so an index is never stale.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from anemone.config import nearest, stem
 from anemone.data.jsonlines import OWN, parse, text_of
 from anemone.errors import DataError
 
-VERSION = 1  # of the index's layout; another number makes all cached indexes unknown
+VERSION = 2  # of the index's layout; another number makes all cached indexes unknown
 SHOWN = 20  # problems written out before the rest is only counted
 ASSETS = Path(__file__).parents[1] / "assets"
 

@@ -31,6 +31,13 @@ def test_a_line_becomes_the_index_s_columns():
     ]
 
 
+@pytest.mark.parametrize("more", [[], ["{"], [GOOD | {"_skipme": "no"}]])
+def test_a_line_that_asks_to_be_skipped_is_passed_over(more):
+    good, causes = parse(lines(GOOD | {"_skipme": True}, GOOD | {"_skipme": False}, GOOD, *more), FOLDER, "text")
+    assert good["@line"].to_pylist()[:2] == [2, 3] and "_skipme" not in good.column_names
+    assert [line for line, _ in causes] == ([4] if more == ["{"] else [])
+
+
 @pytest.mark.parametrize("odd", [False, True])
 @pytest.mark.parametrize(
     ("path", "expected"),
