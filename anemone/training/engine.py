@@ -122,7 +122,8 @@ class Engine:
         factor = self.schedule(self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        self.optimizer.zero_grad()
+        for p in self.parameters:
+            p.grad = None
         alone = ranks.world() == 1 and len(micro_batches) == 1
         self.statistics.begin()
         losses: list[LossSum] = []

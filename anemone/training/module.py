@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer
 
 from anemone.checkpoint.fit import load_tensors_into
@@ -190,8 +189,8 @@ class TrainingModule(LightningModule):
     def on_fit_start(self) -> None:
         """Builds the engine and goes on from the checkpoint."""
         c = self.config
-        optimizer, counted = self.optimizers(use_pl_optimizer=False), self.optimizers()
-        assert isinstance(optimizer, Optimizer) and isinstance(counted, LightningOptimizer)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
         if self.checkpoint:
             load_tensors_into(self.task, self.checkpoint.model)
         self.engine = Engine(
@@ -204,7 +203,7 @@ class TrainingModule(LightningModule):
             seed=c.run.seed,
             max_nonfinite=c.trainer.max_nonfinite,
             name_row=self.name_row,
-            take=counted.step,
+            take=self.take,
         )
         if self.checkpoint:
             state = self.checkpoint.state
@@ -216,6 +215,13 @@ class TrainingModule(LightningModule):
             set_random_states(state["random"])
             self.checkpoint = None
             self._set_counters()
+
+    def take(self) -> None:
+        """Steps the optimizer and counts it, as Lightning's own wrapper does in ten times the time."""
+        counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        counter.increment_ready()
+        self.engine.optimizer.step()
+        counter.increment_completed()
 
     def _set_counters(self) -> None:
         """Tells Lightning how many epochs and optimizer steps are done."""
