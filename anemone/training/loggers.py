@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from anemone.checkpoint.atomic import atomic_file, fsync
+from anemone.checkpoint.atomic import atomic_file, atomic_write, fsync
 from anemone.errors import ConfigError
 
 LoggerName = Literal["wandb", "mlflow"]
@@ -94,9 +94,20 @@ def build_loggers(folder: Path, names: Sequence[LoggerName], *, project: str, st
         if "wandb" in names:
             made.append(WandbLogger(name=run, save_dir=folder, project=project, id=f"{project}-{run}", resume="allow"))
         if "mlflow" in names:
-            made.append(MLFlowLogger(experiment_name=project, run_name=run, save_dir=str(folder / "mlflow")))
+            made.append(_mlflow(folder, project))
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"`run.loggers` needs a package: {error}. Install anemone[wandb] or anemone[mlflow]."
         ) from error
     return made
+
+
+def _mlflow(folder: Path, project: str) -> MLFlowLogger:
+    """The logger of the run whose number an earlier sitting left in the folder, or of a new one."""
+    note = folder / "mlflow_run"
+    number = note.read_text("utf-8").strip() if note.exists() else None
+    run, store = folder.absolute().name, str(folder / "mlflow")
+    logger = MLFlowLogger(experiment_name=project, run_name=run, save_dir=store, run_id=number)
+    if number is None:
+        atomic_write(note, str(logger.run_id).encode())
+    return logger

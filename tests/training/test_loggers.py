@@ -3,6 +3,7 @@
 import pytest
 
 from anemone.errors import ConfigError
+from anemone.training import loggers
 from anemone.training.loggers import MetricsTable, build_loggers, read_rows
 
 
@@ -30,3 +31,17 @@ def test_a_logger_that_is_not_installed_says_what_to_install(tmp_path):
             ConfigError, match=r"`run\.loggers` needs a package:.*Install anemone\[wandb\] or anemone\[mlf"
         ):
             build_loggers(tmp_path, [name], project="p", step=0)
+
+
+def test_mlflow_goes_on_with_the_run_of_the_sitting_before(tmp_path, monkeypatch):
+    asked = []
+
+    class Logger:
+        def __init__(self, run_id, **settings):
+            asked.append(run_id)
+            self.run_id = run_id or "5eed"
+
+    monkeypatch.setattr(loggers, "MLFlowLogger", Logger)
+    for _ in range(2):
+        build_loggers(tmp_path, ["mlflow"], project="p", step=0)
+    assert asked == [None, "5eed"]
