@@ -113,8 +113,12 @@ def test_an_artifact_is_looked_for_in_the_archive_alone(tmp_path, member):
 def test_tensors_that_are_missing_unknown_or_misshapen_are_named(tmp_path):
     with pytest.raises(ArchiveError, match=r"`model_weights.ckpt` lacks `encoder.encoder.0"):
         read_nemo(nemo(tmp_path, CONFIG, {"x": torch.ones(1)}))
-    with pytest.raises(ArchiveError, match=r"must be \[8, 16\], but is \[1\] instead"):
+    with pytest.raises(ArchiveError, match=r"the config asks for more than the 9 weights that came with it"):
         anemone.load(nemo(tmp_path, CONFIG))
+    names = tensor_names({"blocks": [{"separable": True, "repeat": 1, "residual": False}]}).values()
+    enough = dict.fromkeys(names, torch.ones(1)) | {"decoder.decoder_layers.0.bias": torch.ones(10_000)}
+    with pytest.raises(ArchiveError, match=r"must be \[8, 16\], but is \[1\] instead"):
+        anemone.load(nemo(tmp_path, CONFIG, enough))
 
 
 JUNK = [None, True, -1, 0, 2**70, float("nan"), "", "x" * 1000, [], [[]], {}, {"a": {"b": 1}}, ["a", None]]
