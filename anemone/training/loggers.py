@@ -1,6 +1,7 @@
 """Where metrics go: always a table and TensorBoard, on request Weights & Biases and MLflow."""
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -92,7 +93,7 @@ def build_loggers(folder: Path, names: Sequence[LoggerName], *, project: str, st
     made.append(TensorBoardLogger(folder, name="tensorboard", version="", purge_step=step + 1, flush_secs=10))
     try:
         if "wandb" in names:
-            made.append(WandbLogger(name=run, save_dir=folder, project=project, id=f"{project}-{run}", resume="allow"))
+            made.append(_Wandb(name=run, save_dir=folder, project=project, id=f"{project}-{run}", resume="allow"))
         if "mlflow" in names:
             made.append(_mlflow(folder, project))
     except ModuleNotFoundError as error:
@@ -102,11 +103,21 @@ def build_loggers(folder: Path, names: Sequence[LoggerName], *, project: str, st
     return made
 
 
+class _Wandb(WandbLogger):
+    """Ends its run with ours, so that the next one of the same process is another."""
+
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+        if self._experiment is not None:
+            self._experiment.finish(int(status != "success"))
+
+
 def _mlflow(folder: Path, project: str) -> MLFlowLogger:
     """The logger of the run whose number an earlier sitting left in the folder, or of a new one."""
     note = folder / "mlflow_run"
     number = note.read_text("utf-8").strip() if note.exists() else None
     run, store = folder.absolute().name, str(folder / "mlflow")
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # or MLflow 3 refuses a folder
     logger = MLFlowLogger(experiment_name=project, run_name=run, save_dir=store, run_id=number)
     if number is None:
         atomic_write(note, str(logger.run_id).encode())

@@ -1,5 +1,7 @@
 """The table of metrics has each step once, however often a run starts; other loggers are there on request."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from anemone.errors import ConfigError
@@ -45,3 +47,12 @@ def test_mlflow_goes_on_with_the_run_of_the_sitting_before(tmp_path, monkeypatch
     for _ in range(2):
         build_loggers(tmp_path, ["mlflow"], project="p", step=0)
     assert asked == [None, "5eed"]
+
+
+def test_a_run_of_weights_and_biases_ends_with_ours():
+    ended = []
+    logger = loggers._Wandb.__new__(loggers._Wandb)
+    logger._experiment, logger._checkpoint_callbacks = SimpleNamespace(finish=ended.append), {}
+    logger.finalize("success")
+    logger.finalize("failed")
+    assert ended == [0, 1]
