@@ -267,6 +267,31 @@ def fit(sink: Port, source: Port) -> None:
             raise PortError(say + f"axis `{axis}` is {size} wide, not {needed}.")
 
 
+class _Sizes(dict[str, tuple[int, str]]):
+    """Axis -> its size in one call of a module, and which input told it: a letter means one size."""
+
+    def learn(self, sink: Port, source: Port) -> None:
+        """Takes the sizes that either end of a connection knows."""
+        for (axis, wanted), (_, given) in zip(sink.sizes, source.sizes, strict=True):
+            size = given if wanted is None else wanted
+            if size is None or axis.endswith("'"):
+                continue
+            known, teller = self.setdefault(axis, (size, sink.where))
+            if size != known:
+                raise PortError(
+                    f"`{sink.where}` gets {source} from `{source.where}`: axis `{axis}` is {size} wide, "
+                    f"but {known} in `{teller}`, and one module means one size by it."
+                )
+
+    def fill(self, port: Port) -> Port:
+        """The port with the sizes that are known now."""
+        axes = (
+            f"{axis}={self[axis][0]}" if size is None and axis in self else axis if size is None else f"{axis}={size}"
+            for axis, size in port.sizes
+        )
+        return port._replace(axes=" ".join(axes))
+
+
 class Chain(nn.Module):
     """Runs stages in order, feeding each input from the newest output of the same name.
 
@@ -297,7 +322,8 @@ class Chain(nn.Module):
         have: dict[str, Port] = {}
         self.wiring: dict[str, dict[str, str]] = {}
         """Stage -> {argument: the stage that feeds it, or "" for an input of the chain}."""
-        self._outputs: dict[str, list[str]] = {}
+        self.stages: dict[str, Ports] = {}
+        """Stage -> its ports, with the sizes that its sources told."""
         opened: dict[str, Port] = {}
         for name, stage in stages.items():
             takes, gives = ports(stage, name)
@@ -307,9 +333,12 @@ class Chain(nn.Module):
                     'annotate its `forward`, as in `x: Mel[Tensor, "B F T"]`.'
                 )
             self.wiring[name] = {}
+            known = _Sizes()
             for arg, want in takes.items():
                 if arg in have or arg in opened:
-                    fit(want, have.get(arg) or opened[arg])
+                    source = have.get(arg) or opened[arg]
+                    fit(want, source)
+                    known.learn(want, source)
                 elif not want.required:
                     continue
                 else:
@@ -319,23 +348,26 @@ class Chain(nn.Module):
                             f"`{near.where}` gives {near}: call both by one name."
                         )
                     opened[arg] = want
+                    known.learn(want, want)
                 self.wiring[name][arg] = have[arg].where.partition(".")[0] if arg in have else ""
-            have |= {key: port._replace(where=f"{name}.{key}") for key, port in gives.items()}
-            self._outputs[name] = list(gives)
+            inputs = {arg: known.fill(takes[arg]) for arg in self.wiring[name]}
+            outputs = {key: known.fill(port)._replace(where=f"{name}.{key}") for key, port in gives.items()}
+            self.stages[name] = Ports(inputs, outputs)
+            have |= outputs
             self.add_module(name, stage)
         self.inputs = list(opened)
         """Names of the inputs of the chain, in positional order."""
 
     def open_ports(self, name: str = "Chain") -> Ports:
         """The ports of the chain: inputs that no stage feeds, outputs of the last stage."""
-        stages = {key: ports(stage, key) for key, stage in self.named_children()}
-        inputs = {}
+        opened: dict[str, Port] = {}
         for stage, wires in self.wiring.items():
             for arg, source in wires.items():
-                if not source and arg not in inputs:
-                    inputs[arg] = stages[stage].inputs[arg]._replace(where=f"{name}.{arg}")
-        last = list(stages.values())[-1].outputs
-        return Ports(inputs, {key: port._replace(where=f"{name}.{key}") for key, port in last.items()})
+                if not source:
+                    opened.setdefault(arg, self.stages[stage].inputs[arg])
+        last = list(self.stages.values())[-1].outputs
+        ends = ({key: port._replace(where=f"{name}.{key}") for key, port in side.items()} for side in (opened, last))
+        return Ports(*ends)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Returns what the last stage returns.
@@ -353,7 +385,9 @@ class Chain(nn.Module):
         out: Any = None
         for name, wires in self.wiring.items():
             out = getattr(self, name)(**{arg: flow[arg] for arg in wires})
-            flow = flow | ({"x": out} if isinstance(out, Tensor) else dict(zip(self._outputs[name], out, strict=True)))
+            flow = flow | (
+                {"x": out} if isinstance(out, Tensor) else dict(zip(self.stages[name].outputs, out, strict=True))
+            )
         return out
 
     def _refusal(self, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> str:

@@ -96,7 +96,7 @@ def module(forward, **sizes: int) -> nn.Module:
     return made
 
 
-# --- 24 wiring faults: (what is put into a chain, what the message must say) --------------------------------------------
+# --- wiring faults: (what is put into a chain, what the message must say) --------------------------------------------
 
 
 def takes_frames_as_samples(self, x: Mel[Tensor, "B F T"], x_len: Samples[Tensor, "B"]) -> Logits[Tensor, "B V"]: ...
@@ -197,6 +197,14 @@ FAULTS = {
     ),
     "tuple output": (lambda: {"a": module(returns_tuple)}, "`a.forward` must return one port or a NamedTuple"),
     "no output": (lambda: {"a": module(returns_nothing)}, "`a.forward` must return one port or a NamedTuple"),
+    "bins behind a stage that takes any": (
+        lambda: {"features": front(6), "louder": Louder(), "encoder": encoder(8)},
+        'encoder.x` wants Features["B F=8 T"], but `louder.x` gives Features["B F=6 T"]: axis `F` is 6 wide, not 8.',
+    ),
+    "one letter, two sizes": (
+        lambda: {"both": Both(), "sum": Sum()},
+        '`sum.b` gets Mel["B F=80 T"] from `both.b`: axis `F` is 80 wide, but 64 in `sum.a`',
+    ),
     "half typed": (
         lambda: {"a": module(returns_half)},
         "`a.forward` must return one port or a NamedTuple whose fields are all ports",
@@ -212,6 +220,25 @@ FAULTS = {
 class Same(nn.Module):
     def forward(self, x: Audio[Tensor, "B S"], x_len: Samples[Tensor, "B"]) -> Audio[Tensor, "B S"]:
         return x
+
+
+class Louder(nn.Module):
+    def forward(self, x: Features[Tensor, "B F T"]) -> Features[Tensor, "B F T"]:
+        return x + 1
+
+
+class TwoMels(NamedTuple):
+    a: Mel[Tensor, "B F=64 T"]
+    b: Mel[Tensor, "B F=80 T"]
+
+
+class Both(nn.Module):
+    def forward(self, x: Audio[Tensor, "B S"]) -> TwoMels: ...
+
+
+class Sum(nn.Module):
+    def forward(self, a: Mel[Tensor, "B F T"], b: Mel[Tensor, "B F T"]) -> Mel[Tensor, "B F T"]:
+        return a + b
 
 
 class Loose(nn.Module):
@@ -280,6 +307,11 @@ def test_ports_tell_open_ends_of_a_chain():
     inputs, outputs = ports(network(), "net")
     assert {k: str(p) for k, p in inputs.items()} == {"x": 'Audio["B S"]', "x_len": 'Samples["B"]'}
     assert {p.where: str(p) for p in outputs.values()} == {"net.x": 'Logits["B T V=5"]'}
+
+
+def test_a_stage_that_takes_any_size_hands_on_the_size_it_got():
+    chain = Chain(features=MelFrontEnd(8), louder=Louder())
+    assert str(chain.stages["louder"].outputs["x"]) == str(ports(chain).outputs["x"]) == 'Features["B F=8 T"]'
 
 
 def test_a_chain_nests_in_a_chain():

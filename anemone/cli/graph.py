@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from anemone.types import Chain, Port, ports
+from anemone.types import Chain, Port
 
 WIDTH, HEIGHT, GAP, MARGIN = 300, 52, 30, 24  # of a box, between boxes around the labels, around it all; pixels
 LINE, CHAR = 17, 7.3  # height of a line of labels and width of a letter, 12 px monospace
@@ -32,7 +32,7 @@ def draw(chain: Chain, title: str) -> str:
     """
     stages = dict(chain.named_children())
     order = ["", *stages, OUTPUT]
-    given = {"": chain.open_ports().inputs} | {name: ports(stage, name).outputs for name, stage in stages.items()}
+    given = {"": chain.open_ports().inputs} | {name: stage.outputs for name, stage in chain.stages.items()}
     wires = {name: _sources(chain.wiring[name]) for name in stages} | {OUTPUT: {order[-2]: list(given[order[-2]])}}
     boxes, y = {}, MARGIN + 34.0
     for name in order:

@@ -100,11 +100,9 @@ def stages(task: "Task") -> list[dict[str, Any]]:
     """Returns the rows of a table: what each stage takes from where, what it gives, how many parameters it has."""
     from itertools import zip_longest
 
-    from anemone.types import ports
-
     rows: list[dict[str, Any]] = []
     for name, stage in task.network.named_children():
-        inputs, outputs = ports(stage, name)
+        inputs, outputs = task.network.stages[name]
         takes = [f"{arg}: {inputs[arg]} from {source or 'input'}" for arg, source in task.network.wiring[name].items()]
         gives = [f"{key}: {port}" for key, port in outputs.items()]
         number = sum(p.numel() for p in stage.parameters())

@@ -109,6 +109,8 @@ def mirror(x: Tensor, x_len: Tensor, pad: int) -> Tensor:
 
 def cosine_transform(num_out: int, num_in: int) -> Tensor:
     """The orthonormal DCT-II as a matrix (num_out, num_in)."""
-    matrix = torch.cos(math.pi / num_in * (torch.arange(num_in) + 0.5) * torch.arange(num_out)[:, None])
+    with torch.device("cpu"):
+        rows, columns = torch.arange(num_out)[:, None], torch.arange(num_in)
+    matrix = torch.cos(math.pi / num_in * (columns + 0.5) * rows)
     matrix[0] /= math.sqrt(2)
-    return matrix * math.sqrt(2 / num_in)
+    return (matrix * math.sqrt(2 / num_in)).to(torch.get_default_device())

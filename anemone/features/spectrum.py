@@ -175,9 +175,10 @@ class MelEnergies(nn.Module):
 def make_window(config: FeatureConfig, *, periodic: bool) -> Tensor:
     """The window (n_fft,), with zeros on both sides of it."""
     shape = WINDOWS.get(config.window)
-    window = torch.ones(config.win) if shape is None else shape(config.win, periodic=periodic)
+    with torch.device("cpu"):
+        window = torch.ones(config.win) if shape is None else shape(config.win, periodic=periodic)
     left = (config.fft - config.win) // 2
-    return nn.functional.pad(window, (left, config.fft - config.win - left))
+    return nn.functional.pad(window, (left, config.fft - config.win - left)).to(torch.get_default_device())
 
 
 def mel_filterbank(config: FeatureConfig, *, scale: Literal["slaney", "htk"]) -> Tensor:
