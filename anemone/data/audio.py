@@ -29,6 +29,7 @@ BLOCK = 30  # seconds decoded at a time
 RUN_UP = 1  # seconds decoded and thrown away before and after a block
 TOLERANCE = 0.1, 0.01  # a piece may be shorter than asked for by 0.1 s + 1 %: rounded durations, codec padding
 CHUNK = 2**22  # frames read at a time
+LOUDEST = 1e4  # samples of floats beyond it are no audio, which lies in [-1, 1]; sixteen-bit PCM reaches 32,768
 RATES = 1_000, 1_000_000  # samples per second that a recording may have
 OVERHEAD = 512  # bytes a kept block costs besides its samples
 EXACT = "PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW"  # codings (FLAC's is PCM_16) that decode alike wherever one starts
@@ -188,7 +189,7 @@ def waveform(source: Any, rate: int) -> Signal:
     number = float(own_rate) if isinstance(own_rate, Real) else math.nan
     if number != rate and not RATES[0] <= number <= RATES[1]:
         raise DataError(f"the rate of audio must be {RATES[0]} to {RATES[1]} samples per second, but is {own_rate!r}.")
-    array = samples.detach().cpu().numpy() if isinstance(samples, torch.Tensor) else np.asarray(samples)
+    array = _array(samples)
     if array.ndim == 2:
         array = array.T if array.shape[0] < array.shape[1] else array  # (channels, S) -> (S, channels)
     if array.ndim not in (1, 2) or not array.size or array.dtype.kind not in "iuf":
@@ -196,11 +197,30 @@ def waveform(source: Any, rate: int) -> Signal:
             f"audio must be a path, samples, or a pair (samples, rate), with samples of shape (S,), (channels, S) or"
             f" (S, channels), but is {type(source).__name__} of shape {array.shape} and type {array.dtype} instead."
         )
+    if not np.isfinite(array).all():
+        raise DataError("audio must be finite, but holds samples that are not.")
+    if array.dtype.kind == "f" and (peak := float(np.abs(array).max())) > LOUDEST:
+        raise DataError(
+            f"audio of floats must lie in [-1, 1], but reaches {peak:g}. PCM is scaled where it comes as integers: "
+            "give it as an integer array, such as `samples.astype(np.int16)`."
+        )
     audio = _scaled(array)
     audio = audio.mean(axis=1) if audio.ndim == 2 else audio
-    if not np.isfinite(audio).all():
-        raise DataError("audio must be finite, but holds samples that are not.")
     return resample(np.ascontiguousarray(audio), int(number), rate)
+
+
+def _array(samples: Any) -> npt.NDArray[Any]:
+    """Samples as NumPy holds them; it has no bfloat16, so tensors of floats become float32."""
+    try:
+        if isinstance(samples, torch.Tensor):
+            tensor = samples.detach()
+            return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+        return np.asarray(samples)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"audio must be numbers of shape (S,), (channels, S) or (S, channels), but is a {type(samples).__name__} "
+            f"that is no such array: {str(error).rstrip('.')}. A pair is a tuple, `(samples, rate)`."
+        ) from error
 
 
 def _scaled(array: npt.NDArray[Any]) -> Signal:

@@ -219,6 +219,13 @@ def test_waveform_takes_paths_arrays_and_tensors(x, tmp_path):
     assert len(waveform((x, 2 * RATE), RATE)) == len(x) // 2
 
 
+def test_waveform_takes_tensors_of_any_float_with_and_without_gradients(x):
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        tensor = torch.tensor(x, dtype=dtype)
+        assert np.array_equal(waveform(tensor, RATE), tensor.float().numpy())
+        assert np.array_equal(waveform(tensor.requires_grad_(), RATE), waveform(tensor.detach(), RATE))
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -226,6 +233,10 @@ def test_waveform_takes_paths_arrays_and_tensors(x, tmp_path):
         (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\)"),
         (np.array(["a"]), r"audio must be a path, samples, or a pair"),
         (np.array([1.0, np.nan]), "must be finite"),
+        (np.array([1.0, -1e300]), r"must lie in \[-1, 1\], but reaches 1e\+300\. .* give it as an integer array"),
+        (np.full(9, 20_000, np.float32), r"must lie in \[-1, 1\], but reaches 20000\."),
+        ([np.ones(9), RATE], r"is a list that is no such array: .* A pair is a tuple, `\(samples, rate\)`\."),
+        ([torch.ones(9), RATE], r"is a list that is no such array: .* A pair is a tuple, `\(samples, rate\)`\."),
         (3.0, r"audio must be a path, samples, or a pair"),
         ((np.ones(9), 0), r"the rate of audio must be 1000 to 1000000 samples per second, but is 0\."),
         ((np.ones(9), -8000), r"the rate of audio must be 1000 to 1000000 .* but is -8000\."),
