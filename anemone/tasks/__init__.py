@@ -93,7 +93,7 @@ def load(source: str | Path) -> Task:
         source: the path of an archive (a folder, a ``.anemone`` or a ``.nemo`` file), or a name of a pretrained model.
 
     Raises:
-        ArchiveError: not found, broken, hostile, or its weights do not fit its config.
+        ArchiveError: not found, broken, hostile, or its weights are not finite or do not fit its config.
     """
     path = resolve(source)
     archive = read_archive(path)
@@ -102,9 +102,17 @@ def load(source: str | Path) -> Task:
             rebuild(archive.config, archive.files)  # costs no memory, whatever a stranger's config asks for
         task = rebuild(archive.config, archive.files)
         load_tensors_into(task.network, archive.tensors)
+        _refuse_nonfinite(task.network)
     except AnemoneError as error:
         raise ArchiveError(f"`{path}` cannot be used: {error}") from error
     return task.eval()
+
+
+def _refuse_nonfinite(network: torch.nn.Module) -> None:
+    """Raises ArchiveError if a weight or buffer is infinite or not a number: every answer would be."""
+    for name, tensor in network.state_dict().items():
+        if not tensor.sum().isfinite() and not tensor.isfinite().all():  # the sum is quick, but may overflow
+            raise ArchiveError(f"`{name}` must be finite, but holds infinite values or values that are no numbers.")
 
 
 def save(task: Task, path: str | Path, *, notes: Mapping[str, Any] = NONE) -> None:

@@ -123,7 +123,8 @@ class Task(nn.Module):
             read: from the output of the network to one answer per item.
 
         Raises:
-            DataError: a single recording instead of a list, or one that cannot be read; says which.
+            DataError: a single recording instead of a list, one that cannot be read, or one whose scores are not
+                finite; says which.
         """
         if batch_size < 1:
             raise DataError(f"`batch_size` must be 1 or more, but is {batch_size!r} instead.")
@@ -131,8 +132,13 @@ class Task(nn.Module):
         answers: dict[int, Result] = {}
         with inference(self):
             for numbers, audio, audio_len in _batches(sources, self.rate, batch_size):
-                found = read(self(audio.to(device), audio_len.to(device)))
-                answers.update(zip(numbers, found, strict=True))
+                output = self(audio.to(device), audio_len.to(device))
+                if not all(finite := _finite(output).tolist()):
+                    raise DataError(
+                        f"recording {numbers[finite.index(False)]} of `sources`: the scores of the network are not "
+                        "finite. Do its samples lie in [-1, 1], and were the weights finite when training ended?"
+                    )
+                answers.update(zip(numbers, read(output), strict=True))
         return [answers[i] for i in range(len(answers))]
 
 
@@ -163,6 +169,15 @@ def _batches(sources: Iterable[Any], rate: int, batch_size: int) -> Iterator[tup
             numbers, signals = zip(*window[start : start + batch_size], strict=True)
             audio = nn.utils.rnn.pad_sequence(list(signals), batch_first=True)
             yield list(numbers), audio, torch.tensor([len(signal) for signal in signals])
+
+
+def _finite(output: Any) -> Tensor:
+    """Whether each item's scores are all finite (B,): (B, V), or (B, T, V) and lengths (B,) beyond which none count."""
+    if isinstance(output, Tensor):
+        return output.isfinite().all(-1)
+    scores, frames = output
+    beyond = torch.arange(scores.shape[1], device=scores.device) >= frames[:, None]
+    return (scores.isfinite().all(-1) | beyond).all(-1)
 
 
 def _is_pair(sources: Any) -> bool:

@@ -85,6 +85,16 @@ def test_weights_of_another_size_are_refused(tmp_path):
         load(tmp_path / "model")
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(value, tmp_path):
+    save(tiny("classification"), tmp_path / "model")
+    archive = read_archive(tmp_path / "model")
+    archive.tensors["head.linear.bias"][0] = value
+    write_archive(tmp_path / "model", archive)
+    with pytest.raises(ArchiveError, match=r"model` cannot be used: `head\.linear\.bias` must be finite"):
+        load(tmp_path / "model")
+
+
 def test_a_config_that_asks_for_more_than_came_with_it_is_refused_before_it_gets_memory(tmp_path):
     save(tiny("classification"), tmp_path / "model")
     archive = read_archive(tmp_path / "model")

@@ -10,7 +10,7 @@ import torch
 from anemone.data.batch import Batch
 from anemone.errors import ConfigError, DataError
 from anemone.tasks import TASKS, build, rebuild
-from anemone.tasks.task import inference
+from anemone.tasks.task import _finite, inference
 from anemone.testing import speech, tiny
 from anemone.types import Chain, checked
 
@@ -247,3 +247,18 @@ def test_a_loss_of_another_task_is_refused(task):
 def test_it_builds_on_meta(task):
     with torch.device("meta"):
         assert all(p.is_meta for p in rebuild(task.config_tree(), task.files()).parameters())
+
+
+def test_scores_that_are_not_finite_are_no_answer(task):
+    lost = copy.deepcopy(task)
+    with torch.no_grad():
+        lost.network.head.linear.bias[0] = torch.nan
+    with pytest.raises(DataError, match=r"recording 1 of `sources`: the scores of the network are not finite"):
+        run(lost, [speech(0.7), speech(0.3)])
+
+
+def test_frames_beyond_a_recordings_length_may_hold_anything():
+    scores = torch.zeros(2, 3, 4)
+    scores[0, 2] = torch.nan
+    scores[1, 1, 0] = torch.inf
+    assert _finite((scores, torch.tensor([2, 2]))).tolist() == [True, False]
