@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from unicodedata import category
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from anemone.tasks.task import Task
 if TYPE_CHECKING:
     from anemone.tasks import Parts
 
+UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, which move a terminal's cursor, surrogates, separators of lines
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig:
@@ -36,6 +39,8 @@ class ClassificationConfig:
     """How the frames of a recording become one vector; see `anemone.nn.heads.ClassificationHead`."""
 
     def __post_init__(self) -> None:
+        unseen = [label for label in self.labels if not label.strip() or any(category(c) in UNSEEN for c in label)]
+        must(not unseen, "labels", "words without control characters, none of them empty", value=unseen)
         twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
         must(not twice, "labels", "all different", value=twice)
         must(len(self.labels) != 1, "labels", "two or more", value=self.labels)

@@ -75,6 +75,9 @@ def test_a_head_that_pools_over_padding_hears_it_unless_alone():
     "labels, words",
     [
         (["a", "b", "a"], r"`task\.labels` must be all different, but is \['a'\] instead"),
+        (["a", "\x1b[31mX"], r"`task\.labels` must be words without control characters, none of them empty, but is"),
+        (["a", "b\x9bK"], r"`task\.labels` must be words without control characters"),
+        (["a", ""], r"`task\.labels` must be words without control characters, none of them empty, but is \[''\]"),
         (["a"], r"`task\.labels` must be two or more"),
     ],
 )
