@@ -1,6 +1,7 @@
 """Puts tensors into modules: all of them, exactly, or those of one part, with a report of what was done."""
 
 import difflib
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ class Report(NamedTuple):
     """What became of each tensor when a part was loaded."""
 
     matched: tuple[str, ...]
-    """Names in the model that got their values as they were."""
+    """Names in the model that got their values as they were; counters of steps are not among them."""
 
     reshaped: dict[str, str]
     """Name -> which axes of size one came or went, as between a convolution of width one and a linear layer."""
@@ -30,11 +31,14 @@ class Report(NamedTuple):
     skipped: dict[str, str]
     """Name -> why it was left as it was, or why it was not used."""
 
+    share: float
+    """Of the part's weights, how many came from the source, from 0 to 1."""
+
     def __str__(self) -> str:
-        rows = [("matched", f"{len(self.matched)} tensors", "")]
+        rows = [("matched", f"{len(self.matched)} tensors, with those reshaped {self.share:.1%} of the weights", "")]
         rows += [("reshaped", name, how) for name, how in self.reshaped.items()]
         rows += [("skipped", name, why) for name, why in self.skipped.items()]
-        widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+        widths = [max(len(row[0]) for row in rows), max([len(row[1]) for row in rows[1:]], default=0)]
         return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows)
 
 
@@ -105,15 +109,17 @@ def load_part(model: nn.Module, part: str, source: str | Path | Archive, *, sour
         if name not in own:
             skipped[name] = "not in the model"
         elif not (why := _misfit(own[name], tensor)):
-            matched.append(name)
+            matched += [name] if tensor.ndim else []
             fitting[name] = tensor
         elif how := _reshaping(own[name], tensor):
             reshaped[name] = how
             fitting[name] = tensor.reshape(own[name].shape)
         else:
             skipped[name] = why
-    report = Report(tuple(matched), reshaped, skipped)
-    if not any(tensor.ndim for tensor in fitting.values()):  # counters alone teach nothing
+    sizes = {name: tensor.numel() for name, tensor in own.items() if tensor.ndim}
+    share = sum(sizes.get(name, 0) for name in fitting) / max(1, sum(sizes.values()))
+    report = Report(tuple(matched), reshaped, skipped, share)
+    if not matched and not reshaped:
         raise ArchiveError(f"nothing of `{part}` fits:\n{report}")
     _put(target, fitting)
     print(f"{part}:\n{report}")
@@ -137,10 +143,12 @@ def at_most(num_weights: int) -> Iterator[None]:
     Raises:
         ArchiveError: more weights are asked for.
     """
-    left = num_weights
+    left, here = num_weights, threading.get_ident()
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal left
+        if threading.get_ident() != here:  # the hook sees the modules of all threads
+            return
         left -= 0 if parameter is None else parameter.numel()
         if left < 0:
             raise ArchiveError(f"the config asks for more than the {num_weights:,} weights that came with it.")

@@ -1,6 +1,7 @@
 """Where metrics go: always a table and TensorBoard, on request Weights & Biases and MLflow."""
 
 import csv
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,7 +94,8 @@ def build_loggers(folder: Path, names: Sequence[LoggerName], *, project: str, st
     made.append(TensorBoardLogger(folder, name="tensorboard", version="", purge_step=step + 1, flush_secs=10))
     try:
         if "wandb" in names:
-            made.append(_Wandb(name=run, save_dir=folder, project=project, id=f"{project}-{run}", resume="allow"))
+            place = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]  # folders may share a name
+            made.append(_Wandb(name=run, save_dir=folder, project=project, id=f"{run}-{place}", resume="allow"))
         if "mlflow" in names:
             made.append(_mlflow(folder, project))
     except ModuleNotFoundError as error:

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 import anemone
-from anemone.config import compose, decode
 from anemone.data.audio import load_audio
 from anemone.data.manifest import Index
 from anemone.tasks.task import Task
-from anemone.training.experiment import ExperimentConfig, TrainResult, train
+from anemone.training.experiment import TrainResult, train
+from anemone.training.settings import experiment
 
 EXPERIMENT = "telephone_words_quartznet"
 WORDS = Path(anemone.__file__).parent / "assets" / "telephone_words"
@@ -39,7 +39,7 @@ def run(name: str, *overrides: str) -> TrainResult:
     """Trains the experiment in a folder of its own, or goes on where an earlier call was cut off."""
     settings = [f"run.folder={FOLDER / name}", *overrides]
     console.print(f"\n[bold]anemone train {EXPERIMENT} {' '.join(settings)}[/bold]")
-    return train(decode(ExperimentConfig, compose(EXPERIMENT, settings)))
+    return train(experiment(EXPERIMENT, settings))
 
 
 def shuffled_manifest() -> Path:

@@ -1,11 +1,13 @@
 """Tensors go into modules exactly, or in parts with a report; what does not fit is named."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 
 from anemone.checkpoint.archive import Archive, write_archive
-from anemone.checkpoint.fit import check_fit, load_part, load_tensors_into
+from anemone.checkpoint.fit import at_most, check_fit, load_part, load_tensors_into
 from anemone.errors import ArchiveError
 
 
@@ -117,8 +119,8 @@ def test_a_part_is_loaded_and_the_rest_stays(capsys):
     report = load_part(target, "encoder", archive(source))
     assert equal(source.network["encoder"], target.network["encoder"])
     assert torch.equal(target.network["head"].weight, head)
-    assert len(report.matched) == 9 and not report.reshaped and not report.skipped
-    assert capsys.readouterr().out == "encoder:\nmatched  9 tensors\n"
+    assert len(report.matched) == 8 and report.share == 1 and not report.reshaped and not report.skipped
+    assert capsys.readouterr().out == "encoder:\nmatched  8 tensors, with those reshaped 100.0% of the weights\n"
 
 
 @pytest.mark.parametrize("linear", [True, False])
@@ -130,7 +132,7 @@ def test_a_pointwise_convolution_and_a_linear_layer_stand_for_each_other(linear,
     assert report.reshaped == {"2.weight": f"{how}, axes of size one"}
     weights = [model.network["encoder"][2].weight for model in (source, target)]
     assert torch.equal(weights[0].flatten(), weights[1].flatten())
-    assert f"reshaped  2.weight   {how}, axes of size one\n" in capsys.readouterr().out
+    assert f"reshaped  2.weight  {how}, axes of size one\n" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_is_skipped_with_the_reason(capsys):
@@ -151,7 +153,7 @@ def test_what_does_not_fit_is_skipped_with_the_reason(capsys):
     assert torch.equal(target.network["encoder"][0].weight, kept)
     out = capsys.readouterr().out
     assert "skipped  0.weight               must be [4, 3, 5], but is [4, 3, 7] instead\n" in out
-    assert out.startswith("encoder:\nmatched  6 tensors\n")
+    assert out.startswith("encoder:\nmatched  6 tensors, with those reshaped ")
 
 
 def test_a_part_may_have_another_name_and_place_in_the_source(tmp_path):
@@ -186,10 +188,17 @@ def test_a_part_that_could_be_two_must_be_told_apart():
 
 
 def test_a_part_of_which_nothing_fits_is_an_error():
-    with pytest.raises(ArchiveError, match=r"nothing of `head` fits:\nmatched +0 tensors\nskipped +weight"):
+    with pytest.raises(ArchiveError, match=r"nothing of `head` fits:\nmatched +0 tensors, .*\nskipped +weight"):
         load_part(Model(classes=3), "head", archive(Model(5)))
 
 
+def test_a_limit_on_weights_leaves_other_threads_alone():
+    with at_most(3), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(nn.Linear, 4, 4).result().weight.shape == (4, 4)
+        with pytest.raises(ArchiveError, match="more than the 3 weights"):
+            nn.Linear(4, 4)
+
+
 def test_counters_alone_are_nothing():
-    with pytest.raises(ArchiveError, match=r"nothing of `encoder` fits:\nmatched +1 tensors"):
+    with pytest.raises(ArchiveError, match=r"nothing of `encoder` fits:\nmatched +0 tensors, with those reshaped 0.0%"):
         load_part(Model(4), "encoder", archive(Model(5)))
