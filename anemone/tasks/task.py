@@ -171,7 +171,7 @@ def _batches(sources: Iterable[Any], rate: int, batch_size: int) -> Iterator[tup
             yield list(numbers), audio, torch.tensor([len(signal) for signal in signals])
 
 
-def _finite(output: Any) -> Tensor:
+def _finite(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     """Whether each item's scores are all finite (B,): (B, V), or (B, T, V) and lengths (B,) beyond which none count."""
     if isinstance(output, Tensor):
         return output.isfinite().all(-1)
