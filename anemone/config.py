@@ -1,8 +1,9 @@
 """Configs: Hydra composes plain trees, `decode` makes dataclasses of them and says what is wrong.
 
 A config is a frozen, keyword-only dataclass beside the class it configures. YAML under ``conf/`` holds values only; a
-key that could name code (``_target_``, ``hydra``) is refused wherever it stands. Where one of several dataclasses may
-stand, the field is ``of_kind(TABLE)`` and the tree says which by ``kind: name``; the tables are in the code.
+key that could name code (``_target_``, ``hydra``) is refused wherever it stands, and so is ``${...}``, which could read
+the environment. Where one of several dataclasses may stand, the field is ``of_kind(TABLE)`` and the tree says which by
+``kind: name``; the tables are in the code.
 """
 
 import dataclasses
@@ -84,7 +85,8 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Tree:
         overrides: in Hydra's grammar, such as ``optim.lr=0.001``, ``data.train=[a.json,b.json]`` or ``~schedule``.
 
     Raises:
-        ConfigError: unknown experiment or group, bad grammar, a missing value, or a key that could name code.
+        ConfigError: unknown experiment or group, bad grammar, a missing value, a key that could name code, or a value
+            to be taken from elsewhere.
     """
     from hydra import initialize_config_dir
     from hydra.errors import HydraException, MissingConfigException
@@ -111,17 +113,18 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Tree:
         hint = " Write a list as [a,b]; with --multirun, a,b is a run for each." if "Ambiguous value" in first else ""
         raise ConfigError(f"`{experiment}` with {list(overrides)} cannot be composed: {first}.{hint}") from error
     refuse_code(tree)
+    _refuse_interpolation(tree)
     return {str(key): value for key, value in tree.items()}
 
 
 def _composed(name: str, asked: list[str]) -> Any:
-    """Hydra's tree. A group that is picked, but stands in no defaults list, is laid over the tree."""
+    """Hydra's tree, unresolved. A group that is picked, but stands in no defaults list, is laid over the tree."""
     from hydra import compose as hydra_compose
     from hydra.errors import ConfigCompositionException
     from omegaconf import OmegaConf
 
     try:
-        return OmegaConf.to_container(hydra_compose(name, asked), resolve=True, throw_on_missing=True)
+        return OmegaConf.to_container(hydra_compose(name, asked), resolve=False, throw_on_missing=True)
     except ConfigCompositionException as error:
         absent = re.match(r"Could not override '(\w+)'\.\s+No match in the defaults list", str(error))
         added = [f"+{text}" if absent and text.startswith(f"{absent[1]}=") else text for text in asked]
@@ -168,9 +171,11 @@ def _refuse_hydra_node(path: Path) -> None:
     import yaml
 
     try:
-        refuse_code(yaml.safe_load(path.read_text("utf-8")) or {}, f"{path}: ")
+        tree = yaml.safe_load(path.read_text("utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"`{path}` is not YAML: {error}") from error
+    refuse_code(tree, f"{path}: ")
+    _refuse_interpolation(tree, where=f"{path}: ")
 
 
 def refuse_code(tree: Any, where: str = "") -> None:
@@ -188,6 +193,18 @@ def refuse_code(tree: Any, where: str = "") -> None:
     elif isinstance(tree, list | tuple):
         for value in tree:
             refuse_code(value, where)
+
+
+def _refuse_interpolation(tree: Any, path: str = "", where: str = "") -> None:
+    """Raises if a value would be taken from elsewhere: ``${...}`` can read the environment, and runs show settings."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            _refuse_interpolation(value, f"{path}.{key}".removeprefix("."), where)
+    elif isinstance(tree, list | tuple):
+        for i, value in enumerate(tree):
+            _refuse_interpolation(value, f"{path}[{i}]", where)
+    elif isinstance(tree, str) and "${" in tree:
+        must(False, where + path, "written out, as interpolations are refused", value=tree)
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
@@ -222,7 +239,7 @@ def decode(cls: type[C], tree: Any, path: str = "") -> C:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in tree:
         if key not in fields:
-            advice = nearest(str(key), [f"{at}{name}" for name in fields], by=last_part)
+            advice = nearest(str(key), [f"{at}{name}" for name in fields], by=last_part) or _deeper(cls, tree, key, at)
             raise ConfigError(f"`{at}{key}` is not a setting of {cls.__name__}.{advice}")
     values = {}
     for name, field in fields.items():
@@ -240,6 +257,26 @@ def decode(cls: type[C], tree: Any, path: str = "") -> C:
     except ConfigError as error:
         message = str(error)
         raise ConfigError(f"`{at}{message[1:]}" if message.startswith("`") else f"{at}{message}") from None
+
+
+def _deeper(cls: type, tree: Mapping[Any, Any], key: object, at: str) -> str:
+    """Advice for a name that stands, itself or nearly, further down in a config: all of it, for up to three places."""
+    names = _settings(cls, tree, at)
+    close = difflib.get_close_matches(last_part(str(key)), {last_part(name) for name in names}, n=1)
+    found = [f"`{name}`" for name in names if last_part(name) in close][:3]
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def _settings(cls: Any, tree: Any, at: str) -> list[str]:
+    """Names of the settings of a config dataclass and of those within it, in which kinds are picked as a tree says."""
+    names, hints, tree = [], get_type_hints(cls), tree if isinstance(tree, Mapping) else {}
+    for field in dataclasses.fields(cls):
+        kinds, value = field.metadata.get("kinds", {}), tree.get(field.name)
+        kind = value.get("kind") if isinstance(value, Mapping) else value
+        inner = load_class(kinds[kind]) if isinstance(kind, str) and kind in kinds else hints[field.name]
+        below = _settings(inner, value, f"{at}{field.name}.") if dataclasses.is_dataclass(inner) else []
+        names += [f"{at}{field.name}", *below]
+    return names
 
 
 def _of_kind(kinds: Mapping[str, str], tree: Any, path: str) -> Any:

@@ -139,6 +139,13 @@ def test_a_group_is_picked_also_where_the_file_picks_none(tmp_path):
     [
         (["model.encoder.nlayers=3"], "`model.encoder.nlayers` is not a setting of EncoderConfig. Did you mean `model.encoder.num_layers`?"),
         (["+model.encoder.nlayers=3"], "`model.encoder.nlayers` is not a setting of EncoderConfig."),
+        (["num_layers=3"], "`num_layers` is not a setting of RootConfig. Did you mean `model.encoder.num_layers`?"),
+        (["num_layer=3", "schedule=small"], "Did you mean `model.encoder.num_layers` or `schedule.encoder.num_layers`?"),
+        (["model=other", "wdith=3"], "`wdith` is not a setting of RootConfig. Did you mean `model.width`?"),
+        (["model.norm=batch"], "`model.norm` is not a setting of SmallConfig. Did you mean `model.encoder.norm`?"),
+        (["seed=${oc.env:HOME}"], "`seed` must be written out, as interpolations are refused, but is '${oc.env:HOME}' instead."),
+        (["model.labels=[a,'${oc.env:HOME}']"], "`model.labels[1]` must be written out, as interpolations are refused"),
+        (["model.encoder.num_layers=${seed}"], "`model.encoder.num_layers` must be written out"),
         (["sede=3"], "`sede` is not a setting of RootConfig. Did you mean `seed`?"),
         (["model.encoder.num_layers=two"], "`model.encoder.num_layers` must be a whole number, but is 'two' instead."),
         (["model.encoder.num_layers=2.5"], "`model.encoder.num_layers` must be a whole number, but is 2.5 instead."),
@@ -210,6 +217,14 @@ def test_a_users_file_that_names_code_is_refused_and_nothing_runs(tmp_path, text
         compose(str(path))
 
 
+def test_a_file_of_a_group_cannot_read_the_environment(conf, monkeypatch):
+    monkeypatch.setenv("ANEMONE_TEST", "secret")
+    (conf / "model/small.yaml").write_text("kind: small\nlabels: [a, '${oc.env:ANEMONE_TEST}']\n")
+    with pytest.raises(ConfigError, match=r"^`model\.labels\[1\]` must be written out") as caught:
+        run()
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -219,7 +234,11 @@ def test_a_users_file_that_names_code_is_refused_and_nothing_runs(tmp_path, text
         (b"defaults: 3\n", r"bad.yaml` with \[\] cannot be composed: Invalid defaults list"),
         (b"seed: 1\nseed: 2\n", r"bad.yaml` with \[\] cannot be composed: .*found duplicate key seed"),
         (b"defaults: [/model: smal]\n", r"asks for `model/smal`, which does not exist. Did you mean `model/small`\?"),
-        (b"seed: ${other}\n", r"Interpolation key 'other' not found"),
+        (
+            b"seed: ${other}\n",
+            r"bad.yaml: seed` must be written out, as interpolations are refused, but is '\${other}'",
+        ),
+        (b"defaults: ['/model: ${oc.env:HOME}']\n", r"bad.yaml: defaults\[0\]` must be written out"),
         (b"seed: ???\n", r"Missing mandatory value: seed"),
     ],
 )

@@ -31,5 +31,6 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
         "overrides",
         metavar="key=value",
         nargs="*",
+        default=[],  # or the parser calls it required
         help="settings, as optim.lr=0.01, or files of groups, as optim=lion",
     )
