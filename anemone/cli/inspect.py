@@ -6,10 +6,11 @@ An experiment is built without memory for its weights, so the largest costs noth
 import argparse
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anemone.cli.config import add_experiment
-from anemone.config import experiments, nearest
+from anemone.config import experiments, must, nearest
 from anemone.errors import ConfigError, DataError
 from anemone.training.settings import experiment
 
@@ -30,18 +31,19 @@ def run(args: argparse.Namespace) -> int:
     """Prints the stages and writes the drawing."""
     from anemone.cli.table import table
 
+    if (graph := args.graph) is not None:
+        fits = graph != "" and Path(graph).parent.is_dir() and not Path(graph).is_dir()
+        must(fits, "--graph", "a file in a folder that exists", value=graph)
     task = subject(args.subject, args.overrides)
     tree = task.config_tree()
     number = sum(p.numel() for p in task.parameters())
     print(f"{args.subject}: {tree['task']['kind']}, {tree['model']['kind']}, {number:,} parameters, {task.rate} Hz")
     print(f"\n{table(stages(task))}")
-    if args.graph:
-        from pathlib import Path
-
+    if graph:
         from anemone.cli.graph import draw
 
-        Path(args.graph).write_text(draw(task.network, f"{args.subject}: {number:,} parameters"), "utf-8")
-        print(f"\ndrawn: {args.graph}")
+        Path(graph).write_text(draw(task.network, f"{args.subject}: {number:,} parameters"), "utf-8")
+        print(f"\ndrawn: {graph}")
     return 0
 
 
@@ -51,8 +53,6 @@ def subject(name: str, overrides: list[str]) -> "Task":
     Raises:
         ConfigError: there is neither.
     """
-    from pathlib import Path
-
     from anemone.checkpoint.registry import pretrained, resolve
 
     if name in experiments() or name.endswith((".yaml", ".yml")):

@@ -47,3 +47,10 @@ def test_the_graph_is_written(anemone, recogniser, experiment, tmp_path, name):
     ran = anemone("inspect", tmp_path / name, "--graph", tmp_path / "graph.svg")
     assert ran.status == 0 and "graph.svg" in ran.out
     assert (tmp_path / "graph.svg").read_text().startswith("<svg ")
+
+
+@pytest.mark.parametrize("graph", ["nowhere/graph.svg", ".", ""])
+def test_a_place_where_no_graph_can_be_written_is_named_before_anything_is_loaded(anemone, graph):
+    ran = anemone("inspect", "telephone_words_quartznet", "--graph", graph)
+    assert (ran.status, ran.out) == (2, "")
+    assert f"`--graph` must be a file in a folder that exists, but is {graph!r} instead." in ran.err
