@@ -42,7 +42,9 @@ class CTCHead(nn.Module):
         nn.init.xavier_uniform_(self.linear.weight)
 
     def forward(self, x: Acoustic[Tensor, "B T D={self.d_model}"], x_len: Frames[Tensor, "B"]) -> LabelLogProbs:
-        """Returns ``log_softmax(x W + b)``, in float32 also under autocast.
+        """Returns ``log_softmax(x W + b)`` as float32.
+
+        Under autocast the product is computed in the lower precision, the softmax of it in float32.
 
         Args:
             x: encoder states.
@@ -91,7 +93,9 @@ class ClassificationHead(nn.Module):
     def forward(
         self, x: Acoustic[Tensor, "B T D={self.d_model}"], x_len: Frames[Tensor, "B"]
     ) -> Logits[Tensor, "B V={self.num_classes}"]:
-        """Returns unnormalised scores, in float32 also under autocast.
+        """Returns unnormalised scores as float32.
+
+        Under autocast states are pooled in float32, and the product after it is computed in the lower precision.
 
         Args:
             x: encoder states.
