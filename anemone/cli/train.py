@@ -14,8 +14,10 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from anemone.cli.config import add_experiment
+from anemone.config import must
 from anemone.training.settings import experiment
 
 
@@ -32,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
 
         return multirun(args.experiment, args.overrides)
     config = experiment(args.experiment, args.overrides)
+    folder = Path(config.run.folder)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    hint = f"`{there}` is a file."
+    must(there.is_dir(), "run.folder", "a folder, or one that can be made", value=str(folder), hint=hint)
     from anemone.cli.table import table
     from anemone.training import ranks
     from anemone.training.experiment import train

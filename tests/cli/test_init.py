@@ -76,9 +76,9 @@ def test_a_mistake_is_one_line_that_names_the_fix(anemone, words, message):
 
 
 def test_what_the_system_refuses_is_one_line(anemone, tmp_path):
-    (tmp_path / "folder.yaml").mkdir()
-    ran = anemone("inspect", "telephone_words_quartznet", "task.labels=[a,b]", "--graph", tmp_path / "folder.yaml")
-    assert ran.status == 2 and "Is a directory" in ran.err and ran.err.count("\n") == 1
+    long = tmp_path / f"{'a' * 300}.svg"
+    ran = anemone("inspect", "telephone_words_quartznet", "task.labels=[a,b]", "--graph", long)
+    assert ran.status == 2 and "File name too long" in ran.err and ran.err.count("\n") == 1
 
 
 def test_the_traceback_of_a_mistake_is_shown_on_demand(anemone, monkeypatch):
@@ -105,3 +105,10 @@ def test_a_broken_pipe_is_quiet():
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait() == 141
+
+
+@pytest.mark.parametrize("folder", ["yes.wav", "yes.wav/run"])
+def test_a_run_folder_that_is_a_file_or_in_one_is_named(anemone, experiment, folder):
+    ran = anemone("train", experiment, f"run.folder={folder}")
+    message = f"`run.folder` must be a folder, or one that can be made, but is '{folder}' instead. `yes.wav` is a file."
+    assert (ran.status, ran.err) == (2, f"anemone train: {message}\n")
