@@ -28,16 +28,16 @@ def run(args: argparse.Namespace) -> int:
 
     task = loaded(args.model)
     from anemone.data.loader import DataConfig
-    from anemone.training.evaluation import states_of
+    from anemone.training.evaluation import states_of, summarize, told
 
     data = DataConfig(rate=task.rate, channel=args.channel, eval_batch_size=args.batch_size)
     states = states_of(task, args.data, data)
-    metrics, rows = task.summarize(states), confusions(task, states)
+    metrics, rows = summarize(task, states), confusions(task, states)
     if args.json:
         found = {"model": args.model, "data": args.data, **metrics}
         print(json.dumps(found | ({"confusions": rows} if "confusion" in states else {}), ensure_ascii=False))
         return 0
-    print(table([{"metric": name, "value": value} for name, value in metrics.items()]))
+    print(table([{"metric": name, "value": value} for name, value in told(metrics).items()]))
     if rows:
         print(f"\n{table(rows)}")
     return 0

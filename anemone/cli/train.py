@@ -40,14 +40,15 @@ def run(args: argparse.Namespace) -> int:
     must(there.is_dir(), "run.folder", "a folder, or one that can be made", value=str(folder), hint=hint)
     from anemone.cli.table import table
     from anemone.training import ranks
+    from anemone.training.evaluation import told
     from anemone.training.experiment import train
 
     with signals() as heard:
         result = train(config)
     if not result.finished:
         return 130 if signal.SIGINT in heard else 0
-    if ranks.is_first():
-        print(table([{"metric": name, "value": value} for name, value in result.metrics.items()]))
+    if ranks.is_first() and result.metrics:
+        print(table([{"metric": name, "value": value} for name, value in told(result.metrics).items()]))
     return 0
 
 

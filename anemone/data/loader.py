@@ -3,7 +3,7 @@
 A position in the data is two numbers, (epoch, step). Whoever starts there gets what an uninterrupted run gets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class DataConfig:
     """Processes that read ahead; 0 reads in the training process itself."""
 
     cache_mb: int = 512
-    """MiB of decoded recordings that a loader keeps in memory, all its workers together."""
+    """MiB of decoded recordings to keep in memory, all sets and workers of a process together."""
 
     eval_batch_size: int = 32
     """Utterances in a batch of an evaluation."""
@@ -86,6 +86,8 @@ class Loader:
 
     Attributes:
         problems: utterances that could not be used so far, each once.
+        bad: their rows.
+        used: utterances given so far.
     """
 
     def __init__(
@@ -107,8 +109,8 @@ class Loader:
         self.index, self.config, self.training, self.seed = index, config, training, seed
         self.rank, self.world, self.batches_per_step = rank, world, per_step
         self.problems: list[Problem] = []
-        self._bad: set[int] = set()
-        self._loaded = 0
+        self.bad: set[int] = set()
+        self.used = 0
         self._limits_said = rank > 0
         self._position = (0, 0)
         self._plan_config = config.plan if training else evaluation
@@ -154,7 +156,8 @@ class Loader:
         """Yields the steps from the position to the end of its epoch, each a list of this rank's micro-batches.
 
         Raises:
-            DataError: an utterance cannot be used and `skip_bad` is false; or none can.
+            DataError: an utterance cannot be used and `skip_bad` is false; or none can, where there is one rank: one of
+                several does not know what the others have, so whoever joins them decides, by `bad` and `used`.
         """
         if not self._limits_said:
             self._say_limits()
@@ -210,27 +213,36 @@ class Loader:
     def _accept(self, batch: Batch | None, failures: list[tuple[int, str]]) -> Batch | None:
         """Books what was loaded and reports what could not be, once."""
         for number, cause in failures:
-            if number not in self._bad:
-                self._bad.add(number)
+            if number not in self.bad:
+                self.bad.add(number)
                 row = self.index.row(number)
                 self.problems.append(Problem(row.source, row.line, cause))
                 if not self.config.skip_bad:
                     report(self.problems, len(self.index), skip_bad=False)
                 if len(self.problems) <= SHOWN:
                     log.warning("%s", self.problems[-1])
-        self._loaded += 0 if batch is None else len(batch.rows)
-        if not self._loaded and len(self._bad) >= HOPELESS:
-            self._give_up()
+        self.used += 0 if batch is None else len(batch.rows)
+        if self.world == 1 and not self.used and len(self.bad) >= HOPELESS:
+            raise none_usable(len(self.bad), self.problems)
         return batch
 
     def _end_of_epoch(self, before: int) -> None:
-        if self._bad and not self._loaded:
-            self._give_up()
+        if self.world > 1:
+            return
+        if self.bad and not self.used:
+            raise none_usable(len(self.bad), self.problems)
         if len(self.problems) > before:
-            log.warning("left out %d of %d utterances in all", len(self.problems), len(self.index))
+            say_left_out(len(self.problems), len(self.index))
 
-    def _give_up(self) -> None:
-        raise DataError(f"none of {len(self._bad)} utterances could be used; the first: {self.problems[0]}")
+
+def none_usable(number: int, problems: Sequence[Problem]) -> DataError:
+    """The error that no utterance could be used, with the first cause that this process knows."""
+    return DataError(f"none of {number} utterances could be used" + (f"; the first: {problems[0]}" if problems else ""))
+
+
+def say_left_out(number: int, total: int) -> None:
+    """Warns that some utterances were left out."""
+    log.warning("left out %d of %d utterances in all", number, total)
 
 
 class _Keys(Sampler[Key]):

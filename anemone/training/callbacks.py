@@ -19,8 +19,9 @@ from anemone import tasks
 from anemone.checkpoint.atomic import standing
 from anemone.checkpoint.fit import load_tensors_into
 from anemone.data.manifest import Index
-from anemone.errors import TrainingError
+from anemone.errors import AnemoneError, TrainingError
 from anemone.training import ranks
+from anemone.training.evaluation import COUNTS, told
 from anemone.training.loggers import SPEED, MetricsTable
 from anemone.training.module import TrainingModule
 from anemone.training.resume import checkpoints, prune, read_checkpoint
@@ -138,9 +139,8 @@ class Evaluations(EachStep):
         metrics = module.evaluate(self.sets)
         module.ledger.metrics = metrics
         log_row(trainer, metrics, module.engine.steps)
-        log.info(
-            "step %d  %s", module.engine.steps, "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        )
+        shown = {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in told(metrics).items()}
+        log.info("step %d  %s", module.engine.steps, "  ".join(f"{name} {value}" for name, value in shown.items()))
         name, way = f"{next(iter(self.sets))}/{self.monitor[0]}", self.monitor[1]
         best, sign = module.ledger.best, 1 if way == "max" else -1
         if not best or sign * metrics[name] > sign * best[name]:
@@ -189,10 +189,11 @@ class Finish(Callback):
         self.folder, self.sets, self.best = folder, sets, best
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures and writes, if training is done and not only interrupted.
+        """Writes, measures and writes what was measured, if training is done and not only interrupted.
 
         Raises:
             TrainingError: no step moved the weights: nothing was learnt.
+            DataError: a set cannot be measured; the model is there by then, without its scores.
         """
         module = cast(TrainingModule, pl_module)
         if module.stop != "finished":
@@ -202,15 +203,24 @@ class Finish(Callback):
         steps, metrics = module.engine.steps, dict(module.ledger.metrics)
         if self.best and module.ledger.best:
             metrics = self._choose_best(module)
-        metrics |= module.evaluate(self.sets)
-        module.ledger.metrics = metrics
         module.engine.settle()
-        if ranks.rank() == 0:
-            write_json(
-                self.folder / "results.json", {"steps": steps, "of_step": module.engine.steps, "metrics": metrics}
-            )
-            tasks.save(module.task, self.folder / "model.anemone", notes=card_notes(module, metrics))
+        self._write(module, steps, metrics)
+        if self.sets:
+            try:
+                metrics |= module.evaluate(self.sets)
+            except AnemoneError:
+                log.error("The finished model is `%s`, but could not be measured.", self.folder / "model.anemone")
+                raise
+            self._write(module, steps, metrics)
+        module.ledger.metrics = metrics
         log.info("Finished after %s: `%s`.", counted(steps, "step"), self.folder / "model.anemone")
+
+    def _write(self, module: TrainingModule, steps: int, metrics: Mapping[str, float]) -> None:
+        """Writes the results and the archive, on rank 0."""
+        if ranks.rank() == 0:
+            results = {"steps": steps, "of_step": module.engine.steps, "metrics": metrics}
+            tasks.save(module.task, self.folder / "model.anemone", notes=card_notes(module, metrics))
+            write_json(self.folder / "results.json", results)
 
     def _count(self, module: TrainingModule) -> None:
         """Says how many steps did not move the weights."""
@@ -244,12 +254,14 @@ def card_notes(module: TrainingModule, metrics: Mapping[str, float]) -> dict[str
     names = [name.partition("/")[0] for name in metrics]
     held_out = next((name for name in names if name.startswith("test")), names[0] if names else "")
     hours = float(index.durations.sum()) / 3600
+    scores = {name.partition("/")[2]: value for name, value in metrics.items() if name.partition("/")[0] == held_out}
     return {
         "name": Path(config.run.folder).name,
         "datasets": sorted({Path(manifest).absolute().parent.name for manifest in config.data.train}),
-        "scores": {
-            name.partition("/")[2]: value for name, value in metrics.items() if name.partition("/")[0] == held_out
-        },
+        "scores": {name: value for name, value in scores.items() if name not in COUNTS},
+        "measured_on": {"set": held_out, **{name: int(scores[name]) for name in COUNTS if name in scores}}
+        if scores
+        else "",
         "trained_on": f"{len(index)} utterances, {hours:.2f} h (fingerprint {index.fingerprint})",
         "trained_for": counted(module.engine.steps, "step"),
     }

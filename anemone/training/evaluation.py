@@ -1,19 +1,21 @@
 """How good a task is: metric states added over batches and ranks, then summed up."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from anemone.data.batch import Batch
-from anemone.data.loader import DataConfig, Loader
+from anemone.data.loader import DataConfig, Loader, none_usable
 from anemone.data.manifest import Index
 from anemone.tasks.task import Task, inference
 from anemone.training import ranks
 from anemone.training.precision import precision as find_precision
 
 States = dict[str, Tensor]
+
+COUNTS = ("utterances", "left_out")
+"""What `count` adds to a task's states and `summarize` to its metrics."""
 
 
 def evaluate(
@@ -44,7 +46,7 @@ def evaluate(
     data = DataConfig(
         rate=task.rate, channel=channel, eval_batch_size=batch_size, num_workers=num_workers, skip_bad=skip_bad
     )
-    return task.summarize(states_of(task, manifests, data, precision=precision))
+    return summarize(task, states_of(task, manifests, data, precision=precision))
 
 
 def states_of(task: Task, manifests: Sequence[str | Path], data: DataConfig, *, precision: str = "32") -> States:
@@ -60,17 +62,43 @@ def evaluation_loader(task: Task, index: Index, data: DataConfig) -> Loader:
     return Loader(index, data, task.encode, training=False, rank=ranks.rank(), world=ranks.world())
 
 
-def count(task: Task, batches: Iterable[Sequence[Batch]], device: torch.device) -> States:
-    """Adds the task's metric states over the batches of all ranks. The caller sets mode and precision."""
+def count(task: Task, loader: Loader, device: torch.device) -> States:
+    """Adds the task's metric states over the batches of all ranks. The caller sets mode and precision.
+
+    Beside the states of the task there are ``utterances``, those measured, and ``left_out``, lines of the manifests.
+
+    Raises:
+        DataError: no rank had an utterance to measure.
+    """
     states = {name: value.clone() for name, value in task.zero_states().items()}
-    for step in batches:
+    utterances = torch.zeros((), dtype=torch.int64, device=device)
+    for step in loader:
         for batch in step:
+            utterances += len(batch.rows)
             for name, value in task.evaluate(batch.to(device)).items():
                 states[name] = states[name] + value
-    ranks.sum_together(list(states.values()))
-    return states
+    ranks.sum_together([*states.values(), utterances])
+    if not utterances:
+        raise none_usable(len(loader.index), loader.problems)
+    lines = len(loader.index) + len(loader.index.problems)
+    return {**states, "utterances": utterances, "left_out": lines - utterances}
 
 
-def measure(task: Task, batches: Iterable[Sequence[Batch]], device: torch.device) -> dict[str, float]:
-    """Returns the task's metrics over the batches of all ranks. The caller sets mode and precision."""
-    return task.summarize(count(task, batches, device))
+def summarize(task: Task, states: States) -> dict[str, float]:
+    """Returns the task's metrics, and how many utterances they are of and how many were left out."""
+    return task.summarize(states) | {name: int(states[name]) for name in COUNTS}
+
+
+def told(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are worth telling a person: where nothing was left out, that is not.
+
+    Example:
+        >>> told({"valid/loss": 0.0, "valid/left_out": 0, "test/left_out": 3})
+        {'valid/loss': 0.0, 'test/left_out': 3}
+    """
+    return {name: value for name, value in metrics.items() if value or name.rpartition("/")[2] != "left_out"}
+
+
+def measure(task: Task, loader: Loader, device: torch.device) -> dict[str, float]:
+    """Returns the metrics over the batches of all ranks. The caller sets mode and precision."""
+    return summarize(task, count(task, loader, device))

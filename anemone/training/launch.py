@@ -49,7 +49,7 @@ def launch(config: ExperimentConfig) -> TrainResult:
     precision(config.precision, device)
     sets = read_sets(config)
     config = complete(config, sets["train"])
-    unknown = unknown_labels(config, sets["train"])
+    remarks = [remark for name in sets if (remark := unknown_labels(config, sets, name))] + useless_settings(config)
     tree = encode(config)
     if config.run.resume == "same":
         refuse_changes(folder, tree, sets["train"].fingerprint)
@@ -66,8 +66,8 @@ def launch(config: ExperimentConfig) -> TrainResult:
             total_steps=total_steps(config, task, sets["train"]),
             checkpoint=found and found[1],
         )
-        if unknown:
-            log.warning("%s", unknown)
+        for remark in remarks:
+            log.warning("%s", remark)
         log.info("%s", announcement(module, folder, start))
         trainer = Trainer(
             accelerator=_accelerator(config),
@@ -131,25 +131,40 @@ def complete(config: ExperimentConfig, index: Index) -> ExperimentConfig:
     return dataclasses.replace(config, task=task, trainer=trainer)
 
 
-def unknown_labels(config: ExperimentConfig, index: Index) -> str:
-    """How many utterances of the training data have labels that the task does not know; empty if none.
+def unknown_labels(config: ExperimentConfig, sets: Sets, name: str) -> str:
+    """How many utterances of a set have labels that the task does not know; empty if none.
 
     Raises:
         ConfigError: no utterance has a label that the task knows, or not all have and none may be left out.
     """
     if not isinstance(config.task, ClassificationConfig):
         return ""
-    labels = config.task.labels
+    labels, index = config.task.labels, sets[name]
+    data = {"train": "training", "valid": "validation", "test": "test"}[name.partition("_")[0]]
     counts = {pair["values"]: pair["counts"] for pair in index.table["@target"].value_counts().to_pylist()}
     missing = sorted(counts.keys() - set(labels))
     if not missing:
         return ""
     number = sum(counts[label] for label in missing)
     shown = ", ".join(f"`{label}`" for label in missing[:SHOWN]) + ", ..." * (len(missing) > SHOWN)
-    what = f"{number} of {counted(len(index), 'training utterance')} are labelled otherwise: {shown}."
-    rule = "the labels of the training data"
-    must(config.data.skip_bad and number < len(index), "task.labels", rule, value=list(labels), hint=what)
-    return f"`task.labels` does not have all labels of the training data: {what} They are left out."
+    what = f"{number} of {counted(len(index), f'{data} utterance')} are labelled otherwise: {shown}."
+    usable = config.data.skip_bad and number < len(index)
+    must(usable, "task.labels", f"the labels of the {data} data", value=list(labels), hint=what)
+    return f"`task.labels` does not have all labels of the {data} data: {what} They are left out."
+
+
+def useless_settings(config: ExperimentConfig) -> list[str]:
+    """Settings that change nothing, as the run has no validation data, each in a sentence.
+
+    Raises:
+        ConfigError: the weights of the best evaluation are asked for.
+    """
+    if config.data.valid:
+        return []
+    rule, weights = "last where `data.valid` is empty, as nothing says which are best", config.checkpoint.weights
+    must(weights != "best", "checkpoint.weights", rule, value=weights)
+    said = "`trainer.eval_every` changes nothing, as `data.valid` is empty."
+    return [said] if config.trainer.eval_every else []
 
 
 def build_task(config: ExperimentConfig) -> Task:

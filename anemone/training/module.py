@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from anemone.checkpoint.fit import load_tensors_into
 from anemone.config import Tree
 from anemone.data.batch import Batch
-from anemone.data.loader import DataConfig, Loader
+from anemone.data.loader import HOPELESS, DataConfig, Loader, none_usable, say_left_out
 from anemone.data.manifest import Index
 from anemone.tasks.task import Task
 from anemone.training import ranks
@@ -175,7 +175,9 @@ class TrainingModule(LightningModule):
         self.data = share_cache(config.data, {name: float(index.durations.sum()) for name, index in sets.items()})
         """How each set is read."""
         self.loaders: dict[str, Loader] = {}
-        """Of the sets that were evaluated; each keeps its decoded recordings."""
+        """Of the sets that were read; each keeps its decoded recordings."""
+        self.left_out = 0
+        """Utterances of the training data, over all ranks, that were said to be left out."""
         self.total_steps, self.checkpoint = total_steps, checkpoint
         self.ledger, self.meter = Ledger(), Meter()
         self.stop = ""
@@ -237,7 +239,7 @@ class TrainingModule(LightningModule):
 
     def train_dataloader(self) -> Feed:
         """The steps of this rank."""
-        loader = Loader(
+        self.loaders["train"] = loader = Loader(
             self.index,
             self.data["train"],
             self.task.encode,
@@ -265,6 +267,23 @@ class TrainingModule(LightningModule):
         if not self.result.skipped:
             ledger.total += self.result.total
             ledger.count += self.result.count
+        if ranks.world() > 1 and (last or ledger.empty == self.engine.steps):
+            self._judge_data(last)
+
+    def _judge_data(self, last: bool) -> None:
+        """Decides over all ranks what a loader of one rank decides alone: whether any utterance can be used.
+
+        Args:
+            last: whether the epoch is over; before its end, many bad utterances and no other are enough.
+        """
+        loader, device = self.loaders["train"], self.engine.device
+        bad = len(set(ranks.gather_numbers(sorted(loader.bad), device)))
+        (used,) = ranks.any_rank([loader.used > 0], device)
+        if bad and not used and (last or bad >= HOPELESS):
+            raise none_usable(bad, loader.problems)
+        if last and bad > self.left_out:
+            self.left_out = bad
+            say_left_out(bad, len(self.index))
 
     def evaluate(self, sets: Mapping[str, Index]) -> dict[str, float]:
         """Metrics of some sets, as "set/metric"; all ranks must call it."""

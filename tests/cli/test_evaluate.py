@@ -20,9 +20,18 @@ def test_metrics_are_printed_as_a_table_and_as_json(anemone, classifier, manifes
     assert (row.pop("model"), row.pop("data")) == (str(classifier), [str(manifest)])
     assert row == pytest.approx(expected)
     lines = anemone("evaluate", classifier, manifest, "--batch-size", 1).out.splitlines()
-    assert {line.split()[0] for line in lines[1 : lines.index("")]} == set(expected)
+    assert {line.split()[0] for line in lines[1 : lines.index("")]} == set(expected) - {"left_out"}
     mistakes = [line.split() for line in lines[lines.index("") + 2 :]]
     assert mistakes == [[m["label"], m["taken_for"], str(m["times"])] for m in wrong]
+
+
+def test_what_could_not_be_used_is_told(anemone, classifier, manifest):
+    with manifest.open("a") as file:
+        file.write(json.dumps({"audio_filepath": "absent.wav", "duration": 1.0, "label": "yes"}) + "\n{\n")
+    row = json.loads(anemone("evaluate", classifier, manifest, "--json").out)
+    assert (row["utterances"], row["left_out"]) == (3, 2)
+    words = [line.split() for line in anemone("evaluate", classifier, manifest).out.splitlines()]
+    assert ["utterances", "3"] in words and ["left_out", "2"] in words
 
 
 def test_a_recogniser_has_metrics_alone(anemone, recogniser, manifest):

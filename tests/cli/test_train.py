@@ -24,6 +24,11 @@ def test_a_run_is_trained_evaluated_and_used(anemone, experiment, recordings, tm
     assert again.status == 0 and again.out.endswith(table)
 
 
+def test_a_run_without_anything_to_measure_prints_no_table(anemone, experiment):
+    ran = anemone("train", experiment, "data.valid=[]", "run.progress=none")
+    assert ran.status == 0 and "Finished after 2 steps" in ran.out.splitlines()[-1]
+
+
 def test_other_settings_in_the_same_folder_are_refused(anemone, experiment):
     assert anemone("train", experiment).status == 0
     ran = anemone("train", experiment, "optim.lr=0.5")

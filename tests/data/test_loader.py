@@ -287,6 +287,18 @@ def test_nothing_to_use_ends_the_run(manifest):
         list(Loader(Index.read([many], target="text"), DataConfig(), strict_encode, training=True))
 
 
+def test_a_rank_whose_share_is_useless_leaves_the_decision_to_those_who_know_all(damaged, caplog):
+    index = Index.read([damaged], target="text")
+    config = DataConfig(plan=PlanConfig(batch_size=1, shuffle=False), eval_batch_size=1)
+    caplog.clear()
+    for training in (True, False):
+        each = [Loader(index, config, strict_encode, training=training, rank=rank, world=6) for rank in range(6)]
+        given = [sum(len(batch.rows) for step in loader for batch in step) for loader in each]
+        assert [loader.used for loader in each] == given and sum(given) == 4 and 0 in given
+        assert set().union(*(loader.bad for loader in each)) == {line - 1 for line in CAUSES}
+    assert "in all" not in caplog.text
+
+
 def test_other_errors_are_not_swallowed(index):
     def broken(text: str) -> list[int]:
         raise KeyError(text)

@@ -11,12 +11,14 @@ import torch
 import yaml
 
 from anemone import tasks
+from anemone.checkpoint.archive import read_archive
 from anemone.config import decode, encode
 from anemone.data.loader import Loader
-from anemone.errors import ConfigError, TrainingError
+from anemone.errors import ConfigError, DataError, TrainingError
 from anemone.training import callbacks, launch
 from anemone.training.engine import Engine
 from anemone.training.experiment import ExperimentConfig, train
+from anemone.training.module import TrainingModule
 from anemone.training.resume import read_checkpoint
 
 
@@ -154,12 +156,38 @@ def test_a_run_that_breaks_off_at_its_very_end_is_finished_by_the_same_command(e
         with pytest.raises(OSError, match="no space"):
             train(experiment())
     folder = straight.folder.with_name("run")
-    assert not (folder / "model.anemone").exists()
+    assert not (folder / "results.json").exists()
     finished = train(experiment())
     assert finished.finished and finished.metrics == straight.metrics
     weights = [tasks.load(run / "model.anemone").state_dict() for run in (folder, straight.folder)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
     assert rows(folder) == rows(straight.folder)
+
+
+def test_a_test_set_that_cannot_be_measured_costs_no_model(experiment, recordings, tmp_path):
+    silent = [json.dumps({"audio_filepath": f"absent{i}.wav", "duration": 1.0, "label": "yes"}) for i in range(3)]
+    (tmp_path / "test.jsonl").write_text("\n".join(silent))
+    with pytest.raises(DataError, match="none of 3 utterances could be used"):
+        train(experiment(data__test=[str(tmp_path / "test.jsonl")], trainer__max_steps=2))
+    folder = tmp_path / "run"
+    assert "model.anemone`, but could not be measured." in (folder / "log.txt").read_text()
+    result = train(experiment(trainer__max_steps=2))
+    names = {name.partition("/")[0] for name in result.metrics}
+    assert names == {"valid", "test"} and json.loads((folder / "results.json").read_text())["metrics"] == result.metrics
+
+
+def test_a_model_is_written_before_its_test_and_again_with_the_scores(experiment, monkeypatch, tmp_path):
+    archive = tmp_path / "run" / "model.anemone"
+    cards, measured = [], TrainingModule.evaluate
+
+    def evaluate(module, sets):
+        cards.append(read_archive(archive).card if archive.exists() else "")
+        return measured(module, sets)
+
+    monkeypatch.setattr(TrainingModule, "evaluate", evaluate)
+    train(experiment(trainer__max_steps=2))
+    assert "set: valid" in cards[-1] and "set: test" not in cards[-1]
+    assert "| measured on | set: test, utterances: 6, left_out: 0 |" in read_archive(archive).card
 
 
 def test_minutes_end_a_run_and_more_minutes_prolong_it(experiment):
@@ -226,6 +254,40 @@ def test_labels_that_the_data_do_not_have_are_refused_before_training(experiment
     result = train(experiment(task=some, trainer__max_steps=2))
     assert result.finished and result.task.labels == ("no", "yes")
     assert "does not have all labels of the training data: 8 of 24" in (result.folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("name", "said"), [("valid", "validation"), ("test", "test")])
+def test_labels_of_the_sets_to_measure_on_are_looked_at_before_training(experiment, recordings, tmp_path, name, said):
+    rows = [json.loads(line) for line in (recordings / f"{name}.jsonl").read_text().splitlines()]
+    strange = tmp_path / "strange.jsonl"
+
+    def label(number):
+        changed = [row | {"audio_filepath": str(recordings / row["audio_filepath"])} for row in rows]
+        changed = [row | ({"label": "what"} if i < number else {}) for i, row in enumerate(changed)]
+        strange.write_text("\n".join(map(json.dumps, changed)))
+
+    label(len(rows))
+    pattern = rf"`task\.labels` must be the labels of the {said} data.*: `what`\."
+    with pytest.raises(ConfigError, match=pattern):
+        train(experiment(**{f"data__{name}": [str(strange)]}))
+    assert not (tmp_path / "run").exists()
+    label(2)
+    result = train(experiment(**{f"data__{name}": [str(strange)]}, trainer__max_steps=2))
+    assert f"all labels of the {said} data: 2 of {len(rows)}" in (result.folder / "log.txt").read_text()
+    counts = [result.metrics[f"{name}/{count}"] for count in ("utterances", "left_out")]
+    assert counts == [len(rows) - 2, 2]
+    written = (result.folder / "log.txt").read_text()
+    assert name == "test" or f"valid/utterances {len(rows) - 2}  valid/left_out 2\n" in written
+
+
+def test_settings_that_need_validation_data_are_refused_or_said_to_be_useless(experiment, tmp_path):
+    pattern = r"`checkpoint\.weights` must be last where `data\.valid` is empty, .*, but is 'best' instead"
+    with pytest.raises(ConfigError, match=pattern):
+        train(experiment(data__valid=[], checkpoint__weights="best"))
+    assert not (tmp_path / "run").exists()
+    result = train(experiment(data__valid=[], trainer__max_steps=2, trainer__eval_every=1))
+    assert "`trainer.eval_every` changes nothing, as `data.valid` is empty." in (tmp_path / "run/log.txt").read_text()
+    assert {name.partition("/")[0] for name in result.metrics} == {"test"}
 
 
 @pytest.fixture
