@@ -69,6 +69,7 @@ class Recordings:
 
     def __init__(self, rate: int, *, channel: int | None = None, cache_mb: float = 0) -> None:
         self.rate, self.channel = rate, channel
+        self.cache_mb = cache_mb
         self._free = int(cache_mb * 2**20)
         self._keeps = self._free > 0
         self._blocks: OrderedDict[tuple[str, int], Signal] = OrderedDict()

@@ -67,6 +67,11 @@ class DataConfig:
         must(self.cache_mb >= 0, "cache_mb", "0 or more", value=self.cache_mb)
         must(self.eval_batch_size >= 1, "eval_batch_size", "1 or more", value=self.eval_batch_size)
 
+    def recordings(self, loaders: int = 1) -> Recordings:
+        """What reads recordings for so many loaders of a process: one cache, or one for each worker of each of them."""
+        share = self.cache_mb / (self.num_workers * loaders) if self.num_workers else self.cache_mb
+        return Recordings(self.rate, channel=self.channel, cache_mb=share)
+
 
 class Loader:
     """The micro-batches of this rank, step by step, in plan order.
@@ -83,6 +88,7 @@ class Loader:
         rank: of this process.
         world: number of processes.
         batches_per_step: micro-batches of an optimizer step over all ranks; a multiple of ``world``.
+        recordings: what reads and keeps them, where several loaders of a process share it; its own by default.
 
     Attributes:
         problems: utterances that could not be used so far, each once.
@@ -101,6 +107,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         batches_per_step: int | None = None,
+        recordings: Recordings | None = None,
     ) -> None:
         per_step = world if batches_per_step is None or not training else batches_per_step
         rule = f"a multiple of the number of processes ({world})"
@@ -115,8 +122,7 @@ class Loader:
         self._position = (0, 0)
         self._plan_config = config.plan if training else evaluation
         self._plan: tuple[int, list[Rows]] = (-1, [])
-        cache_mb = config.cache_mb / max(1, config.num_workers)
-        recordings = Recordings(config.rate, channel=config.channel, cache_mb=cache_mb)
+        recordings = recordings or config.recordings()
         self._reader = Reader(index, recordings, encode, kinds=config.augment.chosen if training else (), seed=seed)
         self._keys = _Keys()
         self._workers: DataLoader[Any] | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from anemone.data.audio import Recordings
 from anemone.data.loader import DataConfig, Loader, none_usable
 from anemone.data.manifest import Index
 from anemone.tasks.task import Task, inference
@@ -57,9 +58,10 @@ def states_of(task: Task, manifests: Sequence[str | Path], data: DataConfig, *, 
         return count(task, evaluation_loader(task, index, data), device)
 
 
-def evaluation_loader(task: Task, index: Index, data: DataConfig) -> Loader:
+def evaluation_loader(task: Task, index: Index, data: DataConfig, recordings: Recordings | None = None) -> Loader:
     """The loader that gives every utterance once, over all ranks."""
-    return Loader(index, data, task.encode, training=False, rank=ranks.rank(), world=ranks.world())
+    place = {"rank": ranks.rank(), "world": ranks.world()}
+    return Loader(index, data, task.encode, training=False, recordings=recordings, **place)
 
 
 def count(task: Task, loader: Loader, device: torch.device) -> States:

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from anemone.checkpoint.fit import load_tensors_into
 from anemone.config import Tree
 from anemone.data.batch import Batch
-from anemone.data.loader import HOPELESS, DataConfig, Loader, none_usable, say_left_out
+from anemone.data.loader import HOPELESS, Loader, none_usable, say_left_out
 from anemone.data.manifest import Index
 from anemone.tasks.task import Task
 from anemone.training import ranks
@@ -28,18 +28,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("anemone.training")
-
-
-def share_cache(data: DataConfig, seconds: Mapping[str, float]) -> dict[str, DataConfig]:
-    """Gives each set its share of ``cache_mb`` by the audio it has, so that all of a process together keep no more.
-
-    Example:
-        >>> shares = share_cache(DataConfig(cache_mb=100), {"train": 900.0, "valid": 100.0})
-        >>> {name: share.cache_mb for name, share in shares.items()}
-        {'train': 90, 'valid': 10}
-    """
-    total = max(sum(seconds.values()), 1e-9)
-    return {name: replace(data, cache_mb=int(data.cache_mb * own / total)) for name, own in seconds.items()}
 
 
 class Step:
@@ -172,10 +160,10 @@ class TrainingModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.task, self.config, self.index = task, config, sets["train"]
-        self.data = share_cache(config.data, {name: float(index.durations.sum()) for name, index in sets.items()})
-        """How each set is read."""
+        self.recordings = config.data.recordings(loaders=len(sets))
+        """What all sets are read through; they may be pieces of the same files."""
         self.loaders: dict[str, Loader] = {}
-        """Of the sets that were read; each keeps its decoded recordings."""
+        """Of the sets that were read."""
         self.left_out = 0
         """Utterances of the training data, over all ranks, that were said to be left out."""
         self.total_steps, self.checkpoint = total_steps, checkpoint
@@ -241,13 +229,14 @@ class TrainingModule(LightningModule):
         """The steps of this rank."""
         self.loaders["train"] = loader = Loader(
             self.index,
-            self.data["train"],
+            self.config.data,
             self.task.encode,
             training=True,
             seed=self.config.run.seed,
             rank=ranks.rank(),
             world=ranks.world(),
             batches_per_step=self.config.trainer.batches_per_step,
+            recordings=self.recordings,
         )
         return Feed(loader, self.ledger)
 
@@ -290,7 +279,7 @@ class TrainingModule(LightningModule):
         metrics: dict[str, float] = {}
         for name, index in sets.items():
             if name not in self.loaders:
-                self.loaders[name] = evaluation_loader(self.task, index, self.data[name])
+                self.loaders[name] = evaluation_loader(self.task, index, self.config.data, self.recordings)
             with self.engine.evaluation():
                 measured = measure(self.task, self.loaders[name], self.engine.device)
             metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}

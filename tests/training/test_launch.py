@@ -335,14 +335,17 @@ def test_several_sets_are_named_after_their_manifests(experiment, recordings):
     assert encode(config)["task"]["labels"] == []
 
 
-def test_the_loaders_of_a_run_keep_no_more_than_the_cache_together(experiment, monkeypatch):
-    kept = {}
+@pytest.mark.parametrize(("num_workers", "cache_mb"), [(0, 100), (2, 100 / 6)])
+def test_the_loaders_of_a_run_keep_no_more_than_the_cache_together(experiment, monkeypatch, num_workers, cache_mb):
+    kept = []
     made = Loader.__init__
 
-    def make(self, index, config, *args, **kwargs):
-        kept[len(index)] = config.cache_mb
-        made(self, index, config, *args, **kwargs)
+    def make(self, *args, recordings=None, **kwargs):
+        if recordings:  # without one it only counts steps
+            kept.append(recordings)
+        made(self, *args, recordings=recordings, **kwargs)
 
     monkeypatch.setattr(Loader, "__init__", make)
-    train(experiment(data__cache_mb=100, trainer__max_steps=2))
-    assert len(kept) == 3 and kept[24] > kept[8] > kept[6] > 0 and 97 <= sum(kept.values()) <= 100
+    train(experiment(data__cache_mb=100, data__num_workers=num_workers, trainer__max_steps=2))
+    assert len(kept) == 3 and len(set(map(id, kept))) == 1  # forked workers copy it, one for each loader
+    assert kept[0].cache_mb == pytest.approx(cache_mb)
