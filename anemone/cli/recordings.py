@@ -2,12 +2,16 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from anemone.cli import positive
 from anemone.errors import ConfigError, DataError
+
+CONTROLS = dict.fromkeys([*range(9), *range(10, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
+"""Characters that could steer a terminal; the labels and tokens of a stranger's model may hold any."""
 
 
 def add_recordings(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +23,9 @@ def add_recordings(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(args: argparse.Namespace, verb: str, shown: Callable[[Any], tuple[str, dict[str, object]]]) -> int:
-    """Prints one line for each recording, in the order they were given.
+    """Prints one line for each recording, in the order they were given; returns 2 if some could not be used, else 0.
+
+    One that cannot be used is told on standard error, and costs no other its answer.
 
     Args:
         args: what `add_recordings` parsed.
@@ -37,15 +43,28 @@ def answer(args: argparse.Namespace, verb: str, shown: Callable[[Any], tuple[str
     if task.verb != verb:
         kind = task.config_tree()["task"]["kind"]
         raise ConfigError(f"`{args.model}` is a model for {kind}: use `anemone {task.verb}`.")
-    method = getattr(task, verb)
+    method, status = getattr(task, verb), 0
     size = args.batch_size * 16
     for start in range(0, len(args.audio), size):
-        paths = args.audio[start : start + size]
-        for path, found in zip(paths, method(paths, batch_size=args.batch_size), strict=True):
+        for path, found in _answers(method, args.audio[start : start + size], args.batch_size):
+            if isinstance(found, DataError):
+                print(f"anemone {verb}: {' '.join(str(found).split())}", file=sys.stderr)
+                status = 2
+                continue
             text, fields = shown(found)
-            line = json.dumps({"audio": path, **fields}, ensure_ascii=False) if args.json else f"{path}\t{text}"
-            print(line, flush=True)
-    return 0
+            plain = f"{path}\t{text.translate(CONTROLS)}"
+            print(json.dumps({"audio": path, **fields}, ensure_ascii=False) if args.json else plain, flush=True)
+    return status
+
+
+def _answers(method: Callable[..., list[Any]], paths: list[str], batch_size: int) -> list[tuple[str, Any]]:
+    """Each path with its answer, or with what is wrong with it."""
+    try:
+        return list(zip(paths, method(paths, batch_size=batch_size), strict=True))
+    except DataError as error:
+        if len(paths) == 1:
+            return [(paths[0], error)]
+    return [pair for path in paths for pair in _answers(method, [path], 1)]
 
 
 def loaded(model: str) -> Any:

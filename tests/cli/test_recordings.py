@@ -3,6 +3,7 @@
 import json
 
 import anemone as package
+from anemone.tasks.recognition import RecognitionTask, Transcript
 
 
 def test_classify_prints_path_label_and_probability(anemone, classifier, recordings):
@@ -40,6 +41,21 @@ def test_a_recording_that_is_none_is_named(anemone, classifier, tmp_path):
     (tmp_path / "text.wav").write_text("no audio")
     ran = anemone("classify", classifier, tmp_path / "text.wav")
     assert ran.status == 2 and "text.wav" in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_bad_recording_costs_no_other_its_answer(anemone, classifier, recordings, tmp_path):
+    (tmp_path / "text.wav").write_text("no audio")
+    ran = anemone("classify", classifier, recordings[0], tmp_path / "text.wav", recordings[1])
+    alone = anemone("classify", classifier, recordings[0], recordings[1])
+    assert ran.status == 2 and ran.out == alone.out
+    assert "text.wav" in ran.err and ran.err.startswith("anemone classify: ") and ran.err.count("\n") == 1
+
+
+def test_nothing_that_steers_a_terminal_is_printed(anemone, recogniser, recordings, monkeypatch):
+    steering = [Transcript("\x1b[31mred\x9b", [])]
+    monkeypatch.setattr(RecognitionTask, "transcribe", lambda self, sources, batch_size: steering * len(sources))
+    ran = anemone("transcribe", recogniser, recordings[0])
+    assert ran.status == 0 and ran.out.endswith("\t\ufffd[31mred\ufffd\n")
 
 
 def test_a_model_of_another_task_says_which_verb_it_takes(anemone, classifier, recogniser, recordings):
