@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from anemone.training import ranks
+from anemone.training.callbacks import EachStep
 from anemone.training.module import TrainingModule
 
 ProgressKind = Literal["auto", "bar", "lines", "none"]
@@ -35,7 +36,7 @@ class PipeConsole(Console):
         raise BrokenPipeError
 
 
-class ProgressBar(Callback):
+class ProgressBar(EachStep):
     """Shows step, epoch, loss, learning rate, share of the time spent waiting for data, and audio-seconds a second.
 
     Args:
@@ -61,16 +62,8 @@ class ProgressBar(Callback):
             self.task = self.bar.add_task("training", total=module.total_steps, completed=module.engine.steps)
             self.bar.start()
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object = None,
-        batch: object = None,
-        batch_idx: int = 0,
-    ) -> None:
+    def after_step(self, trainer: Trainer, module: TrainingModule) -> None:
         """Moves the bar, at most four times a second, or says a line."""
-        module = cast(TrainingModule, pl_module)
         last, now = bool(module.stop), time.monotonic()
         if self.bar and (now - self.shown > 0.25 or last):
             self.shown = now
