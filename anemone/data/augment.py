@@ -29,7 +29,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedConfig(AugmentationConfig):
-    """Slower or faster, with the pitch (arXiv: Ko et al., "Audio augmentation for speech recognition", 2015)."""
+    """Slower or faster, with the pitch (Ko et al., "Audio augmentation for speech recognition", Interspeech 2015)."""
 
     factors: tuple[float, ...] = (0.9, 1.0, 1.1)
     """Factors of the length, one of which is drawn: 1.1 is longer, slower and lower."""

@@ -175,7 +175,7 @@ class MelEnergies(nn.Module):
 def make_window(config: FeatureConfig, *, periodic: bool) -> Tensor:
     """The window (n_fft,), with zeros on both sides of it."""
     shape = WINDOWS.get(config.window)
-    with torch.device("cpu"):
+    with torch.device("cpu"):  # on meta it would make PyTorch import its compiler
         window = torch.ones(config.win) if shape is None else shape(config.win, periodic=periodic)
     left = (config.fft - config.win) // 2
     return nn.functional.pad(window, (left, config.fft - config.win - left)).to(torch.get_default_device())

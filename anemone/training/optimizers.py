@@ -94,7 +94,7 @@ class Lion(Optimizer):
         """Moves the weights once; returns what ``closure`` returns."""
         loss = _evaluate(closure)
         for group, params, grads in _pieces(self.param_groups):
-            momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
+            momenta = [_momentum(self.state[p], p) for p in params]
             update = torch._foreach_lerp(momenta, grads, 1 - group["betas"][0])
             torch._foreach_sign_(update)
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
@@ -146,7 +146,7 @@ class Muon(Optimizer):
         return loss
 
     def _step_matrix(self, p: Tensor, grad: Tensor, group: Group) -> None:
-        momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        momentum = _momentum(self.state[p], p)
         momentum.lerp_(grad, 1 - group["momentum"])
         update = orthogonal(grad.lerp(momentum, group["momentum"]).flatten(1))
         p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -169,6 +169,13 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return (x if wide else x.T).to(matrix.dtype)
+
+
+def _momentum(state: dict[str, Tensor], p: Tensor) -> Tensor:
+    """The momentum of a weight, zero at first."""
+    if "momentum" not in state:
+        state["momentum"] = torch.zeros_like(p)
+    return state["momentum"]
 
 
 def _pieces(groups: list[Group]) -> Iterator[tuple[Group, list[Tensor], list[Tensor]]]:

@@ -1,5 +1,8 @@
 """Tasks are built, saved and loaded; what is loaded does the same."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -107,3 +110,11 @@ def test_a_config_that_asks_for_more_than_came_with_it_is_refused_before_it_gets
 def test_an_unknown_name_is_refused():
     with pytest.raises(ArchiveError, match="neither a file or folder that exists nor a pretrained model"):
         load("no-such-model")
+
+
+def test_loading_imports_neither_the_compiler_nor_the_trainer(tmp_path):
+    save(tiny("recognition"), tmp_path / "model.anemone")
+    code = f"import sys, anemone; anemone.load({str(tmp_path / 'model.anemone')!r}); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "anemone.features.mel" in loaded
+    assert not {"torch._dynamo", "sympy", "lightning", "pyarrow"} & set(loaded)
