@@ -18,10 +18,12 @@ ARROWS = {
     "losses": GROUND | {"nn", "models"},
     "decoding": GROUND | {"nn", "models"},
     "metrics": GROUND,
+    "parallel": GROUND | {"nn", "models"},
     "checkpoint": GROUND,
     "tasks": GROUND | {"data", "features", "nn", "models", "losses", "decoding", "metrics", "checkpoint"},
-    "training": GROUND | {"data", "features", "models", "losses", "decoding", "metrics", "tasks", "checkpoint"},
-    "cli": GROUND | {"data", "features", "models", "metrics", "tasks", "training", "checkpoint", "decoding"},
+    "training": GROUND
+    | {"data", "features", "models", "losses", "decoding", "metrics", "tasks", "checkpoint", "parallel"},
+    "cli": GROUND | {"data", "features", "models", "metrics", "tasks", "training", "checkpoint", "decoding", "parallel"},
 }
 LIGHTNING_ONLY_IN = "anemone/training/"
 HEAVY = {"torch", "lightning", "pytorch_lightning", "hydra", "omegaconf", "pyarrow", "numpy", "soundfile"}

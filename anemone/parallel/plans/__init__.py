@@ -1,0 +1,1 @@
+"""How networks are laid out over a mesh: one table for each architecture."""
