@@ -55,7 +55,9 @@ __all__ = [
     "Ports",
     "Positions",
     "Probs",
+    "Rotations",
     "Samples",
+    "Segments",
     "Spectrum",
     "Textual",
     "Tokens",
@@ -109,7 +111,9 @@ if TYPE_CHECKING:
     from typing import Annotated as Pitch
     from typing import Annotated as Positions
     from typing import Annotated as Probs
+    from typing import Annotated as Rotations
     from typing import Annotated as Samples
+    from typing import Annotated as Segments
     from typing import Annotated as Spectrum
     from typing import Annotated as Textual
     from typing import Annotated as Tokens
@@ -130,6 +134,7 @@ else:
     class Visual(Hidden): "States over images."
     class Embedding(Kind): "One vector for a whole item: a speaker, a sentence, an image."
     class Bias(Kind): "Numbers added to attention scores."
+    class Rotations(Kind): "Cosines or sines of the angles by which pairs of numbers are turned."
     class Logits(Kind): "Unnormalised scores over classes or a vocabulary."
     class LogProbs(Kind): "Log-probabilities over classes or a vocabulary."
     class Probs(Kind): "Probabilities."
@@ -138,6 +143,7 @@ else:
     class Classes(Kind): "Indices of classes: commands, speakers, languages."; holds = "integer"
     class Codes(Kind): "Indices into a codebook."; holds = "integer"
     class Positions(Kind): "Indices along an axis."; holds = "integer"
+    class Segments(Kind): "Numbers of the documents that tokens belong to."; holds = "integer"
     class Durations(Kind): "Frames per token."; holds = "integer"
     class KeepMask(Kind): "True where an element is valid and kept."; holds = "bool"
     class Length(Kind): "Number of valid elements per item."; holds = "integer"
