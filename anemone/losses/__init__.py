@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 LOSSES = {
     "cross_entropy": "anemone.losses.cross_entropy:CrossEntropyConfig",
     "ctc": "anemone.losses.ctc:CTCConfig",
+    "token_cross_entropy": "anemone.losses.token_cross_entropy:TokenCrossEntropyConfig",
 }
 
 
