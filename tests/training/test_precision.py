@@ -11,7 +11,7 @@ from anemone.errors import ConfigError
 from anemone.losses import LossSum
 from anemone.testing import run_ranks
 from anemone.training.engine import Engine
-from anemone.training.precision import PRECISIONS, precision
+from anemone.training.precision import PRECISIONS, Scaler, precision
 
 CPU = torch.device("cpu")
 
@@ -66,7 +66,7 @@ def test_tf32_is_refused_on_a_cpu_with_the_reason():
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ConfigError, match=r"`precision` must be one of \['16-mixed', '32', 'bf16-mixed', 'tf32'\]"):
+    with pytest.raises(ConfigError, match=r"`precision` must be one of \['16-mixed', '32', .*'tf32'\], but is '16'"):
         precision("16", CPU)
     assert [name for name, p in PRECISIONS.items() if p.scaled] == ["16-mixed"]
 
@@ -125,3 +125,67 @@ def test_an_overflow_of_one_rank_is_found_by_all():
     first, second = run_ranks(2, overflow_on_one)
     assert first == second
     assert first[:2] == ("overflow", 32768.0) and first[2] == pytest.approx(0.4)
+
+
+def test_a_gpu_is_refused_formats_that_it_does_not_have(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    cuda = torch.device("cuda")
+    assert precision("tf32", cuda).tf32 and precision("bf16-true", cuda).weights == torch.bfloat16
+    with pytest.raises(ConfigError, match=r"but is 'fp8' instead\. Its format needs compute capability \(8, 9\)"):
+        precision("fp8", cuda)
+
+
+@pytest.mark.parametrize(("name", "legacy", "newer"), [("tf32", "high", "tf32"), ("32", "highest", "ieee")])
+def test_a_gpu_is_told_of_tf32_so_that_both_ways_of_asking_agree(name, legacy, newer):
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        PRECISIONS[name].prepare(torch.device("cuda"))
+        assert torch.get_float32_matmul_precision() == legacy  # raises where the two ways are mixed
+        assert torch.backends.cuda.matmul.fp32_precision == newer
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (name == "tf32")
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_a_scaler_follows_what_it_is_told_and_goes_on_from_its_state():
+    scaler = Scaler(init_scale=8.0, growth_interval=2)
+    assert float(scaler.scale(torch.tensor(3.0))) == 24.0
+    gradients = [torch.full((2,), 24.0), torch.full((1,), 8.0)]
+    scaler.unscale(gradients)
+    assert [float(g[0]) for g in gradients] == [3.0, 1.0]
+    factors = []
+    for overflow in (True, False, True, False, False, False):
+        scaler.update(overflow)
+        factors.append(scaler.factor)
+    assert factors == [4, 4, 2, 2, 4, 4]
+    other = Scaler(growth_interval=2)
+    other.load_state_dict(scaler.state_dict())
+    other.update(False)
+    assert other.factor == 8.0  # the good step before was counted
+
+
+def test_a_scaler_that_is_not_enabled_changes_nothing():
+    scaler = Scaler(enabled=False)
+    loss, gradient = torch.tensor(3.0), torch.ones(2)
+    scaler.unscale([gradient])
+    scaler.update(True)
+    assert scaler.scale(loss) is loss and torch.equal(gradient, torch.ones(2)) and scaler.state_dict() == {}
+
+
+def overflow_in_one_part(rank):
+    """Each rank holds half of a gradient, and one half is not finite; what decides is a norm over both."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    scaler = Scaler(init_scale=4.0)
+    gradient = DTensor.from_local(torch.full((1,), math.inf if rank else 4.0), mesh, [Shard(0)])
+    scaler.unscale([gradient])
+    norm = float(torch.linalg.vector_norm(gradient).full_tensor())
+    scaler.update(not math.isfinite(norm))
+    return scaler.factor, float(gradient.to_local())
+
+
+def test_an_overflow_in_one_part_of_a_gradient_halves_the_scale_everywhere():
+    assert run_ranks(2, overflow_in_one_part) == [(2.0, 1.0), (2.0, math.inf)]
