@@ -93,7 +93,8 @@ def tiny(kind: Literal["classification", "recognition"] = "classification", *, s
 def run_ranks(n: int, fn: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
     """Calls ``fn(rank, *args)`` in ``n`` processes that form one gloo group, and returns the results by rank.
 
-    The processes are forked from one that has imported anemone once, so that a call takes a fifth of a second.
+    The processes are forked from one that has imported anemone and `DTensor` once, so that a call takes a fifth of a
+    second.
 
     Args:
         n: number of processes.
@@ -109,7 +110,7 @@ def run_ranks(n: int, fn: Callable[..., Any], *args: Any, timeout: float = 120.0
         raise ValueError(f"`fn` must be a function of a module's top level, but is {fn.__qualname__!r} instead.")
     home = fn.__module__, sys.modules[fn.__module__].__file__ or "", fn.__qualname__
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["anemone.testing"])
+    context.set_forkserver_preload(["anemone.testing", "torch.distributed.tensor"])
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         pipes = []
         for rank in range(n):
