@@ -27,10 +27,9 @@ def run(args: argparse.Namespace) -> int:
     from anemone.cli.table import table
 
     task = loaded(args.model)
-    from anemone.data.loader import DataConfig
     from anemone.training.evaluation import states_of, summarize, told
 
-    data = DataConfig(rate=task.rate, channel=args.channel, eval_batch_size=args.batch_size)
+    data = task.evaluation_data(batch_size=args.batch_size, channel=args.channel)
     states = states_of(task, args.data, data)
     metrics, rows = summarize(task, states), confusions(task, states)
     if args.json:

@@ -37,11 +37,15 @@ def run(args: argparse.Namespace) -> int:
     task = subject(args.subject, args.overrides)
     tree = task.config_tree()
     number = sum(p.numel() for p in task.parameters())
-    print(f"{args.subject}: {tree['task']['kind']}, {tree['model']['kind']}, {number:,} parameters, {task.rate} Hz")
+    rate = f", {tree['features']['rate']} Hz" if tree["features"] else ""
+    print(f"{args.subject}: {tree['task']['kind']}, {tree['model']['kind']}, {number:,} parameters{rate}")
     print(f"\n{table(stages(task))}")
     if graph:
         from anemone.cli.graph import draw
+        from anemone.types import Chain
 
+        if not isinstance(task.network, Chain):
+            raise ConfigError(f"`--graph` must be left out for `{args.subject}`: it is no chain of stages.")
         Path(graph).write_text(draw(task.network, f"{args.subject}: {number:,} parameters"), "utf-8")
         print(f"\ndrawn: {graph}")
     return 0
@@ -100,13 +104,18 @@ def stages(task: "Task") -> list[dict[str, Any]]:
     """Returns the rows of a table: what each stage takes from where, what it gives, how many parameters it has."""
     from itertools import zip_longest
 
+    from anemone.types import Chain
+
     rows: list[dict[str, Any]] = []
     for name, stage in task.network.named_children():
+        number = sum(p.numel() for p in stage.parameters())
+        head: dict[str, Any] = {"stage": name, "module": type(stage).__name__}
+        if not isinstance(task.network, Chain):
+            rows.append({**head, "parameters": f"{number:,}"})
+            continue
         inputs, outputs = task.network.stages[name]
         takes = [f"{arg}: {inputs[arg]} from {source or 'input'}" for arg, source in task.network.wiring[name].items()]
         gives = [f"{key}: {port}" for key, port in outputs.items()]
-        number = sum(p.numel() for p in stage.parameters())
-        head: dict[str, Any] = {"stage": name, "module": type(stage).__name__}
         for i, (taken, given) in enumerate(zip_longest(takes, gives)):
             first = {"parameters": f"{number:,}"} if i == 0 else {}
             rows.append({**(head if i == 0 else {"stage": "", "module": ""}), "takes": taken, "gives": given, **first})

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     rate: int = 16_000
 
     @property
-    def seconds(self) -> float:
+    def size(self) -> float:
         """Seconds of real audio, padding not counted."""
         return float(self.audio_len.sum()) / self.rate
 
@@ -38,6 +38,11 @@ class Batch(NamedTuple):
         """Returns the same batch on a device; row numbers stay where they are."""
         audio, audio_len, targets, target_len = (tensor.to(device, non_blocking=True) for tensor in self[:4])
         return self._replace(audio=audio, audio_len=audio_len, targets=targets, target_len=target_len)
+
+    def item(self, i: int) -> "Batch":
+        """Returns a batch of the ``i``-th utterance alone, padded as it was."""
+        audio, audio_len, targets, target_len, rows = (tensor[i : i + 1] for tensor in self[:5])
+        return Batch(audio, audio_len, targets, target_len, rows, self.rate)
 
 
 def collate(clips: Sequence[Signal], targets: Sequence[Sequence[int]], rows: Sequence[int], *, rate: int) -> Batch:

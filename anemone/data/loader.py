@@ -3,19 +3,22 @@
 A position in the data is two numbers, (epoch, step). Whoever starts there gets what an uninterrupted run gets.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from anemone.config import must
+from anemone.data import NO_FILES
 from anemone.data.audio import Recordings
 from anemone.data.augment import AugmentConfig
 from anemone.data.batch import Batch
-from anemone.data.manifest import SHOWN, Index, Problem, log, report
+from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig, Rows, plan, within
+from anemone.data.problems import SHOWN, Problem, log, none_usable, report, say_left_out
 from anemone.data.reader import Encode, Key, Loaded, Reader, pack, unpack
 from anemone.errors import DataError
 
@@ -24,8 +27,11 @@ HOPELESS = 100  # utterances in a row from the start that cannot be used before 
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the data is and how it is read."""
+class SpeechDataConfig:
+    """Where recordings are and how they are read."""
+
+    unit: ClassVar[str] = "audio_seconds"
+    """What the speed of training is measured in."""
 
     train: tuple[str, ...] = ()
     """Manifests to train on; ``assets/...`` lies inside the package."""
@@ -67,10 +73,43 @@ class DataConfig:
         must(self.cache_mb >= 0, "cache_mb", "0 or more", value=self.cache_mb)
         must(self.eval_batch_size >= 1, "eval_batch_size", "1 or more", value=self.eval_batch_size)
 
-    def recordings(self, loaders: int = 1) -> Recordings:
+    def read(self, paths: Sequence[str | Path], task: Any, files: Mapping[str, bytes] = NO_FILES) -> Index:
+        """Reads manifests; of the task's config it asks the column to learn from, ``target``.
+
+        Raises:
+            DataError: a manifest does not exist, or they hold nothing to use.
+        """
+        return Index.read(paths, target=task.target, skip_bad=self.skip_bad)
+
+    def shared(self, loaders: int = 1) -> Recordings:
         """What reads recordings for so many loaders of a process: one cache, or one for each worker of each of them."""
         share = self.cache_mb / (self.num_workers * loaders) if self.num_workers else self.cache_mb
         return Recordings(self.rate, channel=self.channel, cache_mb=share)
+
+    def loader(
+        self,
+        index: Index,
+        encode: Encode,
+        *,
+        training: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        batches_per_step: int | None = None,
+        shared: Recordings | None = None,
+    ) -> "Loader":
+        """Makes the loader of one rank; see `Loader`."""
+        return Loader(
+            index,
+            self,
+            encode,
+            training=training,
+            seed=seed,
+            rank=rank,
+            world=world,
+            batches_per_step=batches_per_step,
+            recordings=shared,
+        )
 
 
 class Loader:
@@ -99,7 +138,7 @@ class Loader:
     def __init__(
         self,
         index: Index,
-        config: DataConfig,
+        config: SpeechDataConfig,
         encode: Encode,
         *,
         training: bool,
@@ -122,7 +161,7 @@ class Loader:
         self._position = (0, 0)
         self._plan_config = config.plan if training else evaluation
         self._plan: tuple[int, list[Rows]] = (-1, [])
-        recordings = recordings or config.recordings()
+        recordings = recordings or config.shared()
         self._reader = Reader(index, recordings, encode, kinds=config.augment.chosen if training else (), seed=seed)
         self._keys = _Keys()
         self._workers: DataLoader[Any] | None = None
@@ -135,6 +174,16 @@ class Loader:
         """Steps of an epoch."""
         batches = len(self._batches(epoch))
         return -(-batches // self.batches_per_step) if self.training else len(range(self.rank, batches, self.world))
+
+    def total_steps(self, epochs: int) -> int:
+        """Steps of so many epochs.
+
+        Raises:
+            ConfigError: the plan leaves nothing of the data.
+        """
+        must(self.steps(0) > 0, "data.plan", "such that it leaves some of the training data", value=self._plan_config)
+        alike = self._plan_config.max_batch_seconds is None
+        return epochs * self.steps(0) if alike else sum(self.steps(epoch) for epoch in range(epochs))
 
     def state_dict(self) -> dict[str, int]:
         """Returns the position of the next step."""
@@ -239,16 +288,6 @@ class Loader:
             raise none_usable(len(self.bad), self.problems)
         if len(self.problems) > before:
             say_left_out(len(self.problems), len(self.index))
-
-
-def none_usable(number: int, problems: Sequence[Problem]) -> DataError:
-    """The error that no utterance could be used, with the first cause that this process knows."""
-    return DataError(f"none of {number} utterances could be used" + (f"; the first: {problems[0]}" if problems else ""))
-
-
-def say_left_out(number: int, total: int) -> None:
-    """Warns that some utterances were left out."""
-    log.warning("left out %d of %d utterances in all", number, total)
 
 
 class _Keys(Sampler[Key]):

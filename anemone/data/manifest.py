@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 from anemone.cache import cache_folder
 from anemone.config import nearest, stem
 from anemone.data.jsonlines import OWN, parse, text_of
+from anemone.data.problems import Problem, report
 from anemone.errors import DataError
 
 VERSION = 2  # of the index's layout; another number makes all cached indexes unknown
-SHOWN = 20  # problems written out before the rest is only counted
 ASSETS = Path(__file__).parents[1] / "assets"
 
 log = logging.getLogger("anemone.data")
@@ -53,18 +53,6 @@ class Row(NamedTuple):
     line: int
 
 
-class Problem(NamedTuple):
-    """An utterance that cannot be used: where it stands and why."""
-
-    file: str
-    line: int
-    cause: str
-
-    def __str__(self) -> str:
-        """``file:line: cause``."""
-        return f"{self.file}:{self.line}: {self.cause}"
-
-
 class Index:
     """The utterances of some manifests, by columns.
 
@@ -74,6 +62,8 @@ class Index:
         fingerprint: hash of what the manifests hold.
         durations: (N,) float32 seconds.
     """
+
+    noun: ClassVar[str] = "utterance"
 
     def __init__(self, table: pa.Table, path: Path | None = None) -> None:
         self.table, self.path = table, path
@@ -154,6 +144,30 @@ class Index:
         return [Row(Path(a), o, d, t, self._sources[s], n) for a, o, d, t, n, s in zip(*columns, strict=True)]
 
     @property
+    def seconds(self) -> float:
+        """Seconds of all utterances."""
+        return float(self.durations.sum(dtype="float64"))
+
+    @property
+    def extent(self) -> str:
+        """How much audio it is, in hours."""
+        return f"of {self.seconds / 3600:.2f} h"
+
+    def name(self, number: int) -> str:
+        """Manifest, line and recording of an utterance."""
+        row = self.row(number)
+        return f"{row.source}:{row.line} ({row.audio})"
+
+    def describe(self) -> dict[str, Any]:
+        """Rows, seconds, fingerprint and left-out lines."""
+        return {
+            "rows": len(self),
+            "seconds": round(self.seconds, 3),
+            "fingerprint": self.fingerprint,
+            "left_out": len(self.problems),
+        }
+
+    @property
     def labels(self) -> list[str]:
         """The different targets, sorted."""
         return sorted(pc.unique(self.table["@target"]).to_pylist())
@@ -199,23 +213,6 @@ def find_manifest(path: str | Path) -> Path:
         siblings = [os.fspath(other) for other in found.parent.glob("*.json*")]
         raise DataError(f"`{path}` must be a manifest that exists.{nearest(os.fspath(found), siblings, by=stem)}")
     return found
-
-
-def report(problems: Sequence[Problem], total: int, *, skip_bad: bool) -> None:
-    """Says which utterances are left out and why, or refuses them.
-
-    Raises:
-        DataError: there is a problem and ``skip_bad`` is false.
-    """
-    if not problems:
-        return
-    if not skip_bad:
-        more = f" ({len(problems)} such utterances)" if len(problems) > 1 else ""
-        first = str(problems[0]).rstrip(".")
-        raise DataError(f"{first}{more}. Mend or remove them, or set `data.skip_bad=true` to leave them out.")
-    for problem in problems[:SHOWN]:
-        log.warning("%s", problem)
-    log.warning("left out %d of %d utterances%s", len(problems), total, "" if len(problems) <= SHOWN else ", as above")
 
 
 def _hash(path: Path) -> str:

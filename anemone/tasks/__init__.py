@@ -40,10 +40,10 @@ class Parts:
     """What the model is for."""
 
     model: Any = of_kind(MODELS)
-    """The encoder."""
+    """The encoder of speech, or the model of text."""
 
-    features: Any = of_kind(FEATURES)
-    """What the encoder sees."""
+    features: Any = of_kind(FEATURES, optional=True)
+    """What the encoder of speech sees; null for text."""
 
     loss: Any = of_kind(LOSSES, optional=True)
     """What training makes small; the usual one of the task if left out."""
@@ -55,7 +55,7 @@ class Parts:
 def build(
     task: Any,
     model: Any,
-    features: Any,
+    features: Any = None,
     *,
     loss: Any = None,
     decoding: Any = None,
@@ -66,7 +66,7 @@ def build(
     Args:
         task: one of `TASKS`.
         model: one of `anemone.models.MODELS`.
-        features: one of `anemone.features.FEATURES`.
+        features: one of `anemone.features.FEATURES`; None for tasks of text.
         loss: one of `anemone.losses.LOSSES`, or None for the usual one.
         decoding: one of `anemone.decoding.DECODERS`, or None for the usual one.
         files: what a tokenizer reads, by name.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 from unicodedata import category
 
 import torch
@@ -17,9 +17,10 @@ from anemone.losses import LossSum
 from anemone.losses.cross_entropy import CrossEntropy, CrossEntropyConfig
 from anemone.metrics.confusion import accuracy, confusion, recall
 from anemone.nn.heads import ClassificationHead, Pooling
-from anemone.tasks.task import Task
+from anemone.tasks.speech import SpeechTask
 
 if TYPE_CHECKING:
+    from anemone.data.manifest import Index
     from anemone.tasks import Parts
 
 UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, which move a terminal's cursor, surrogates, separators of lines
@@ -31,6 +32,9 @@ class ClassificationConfig:
 
     target: ClassVar[Literal["label", "text"]] = "label"
     """The column of a manifest that the task learns from."""
+
+    data: ClassVar[str] = "speech"
+    """The kind of data it learns from."""
 
     labels: tuple[str, ...] = ()
     """The classes, in the order of the network's outputs; empty: those of the training manifests, sorted."""
@@ -44,6 +48,10 @@ class ClassificationConfig:
         twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
         must(not twice, "labels", "all different", value=twice)
         must(len(self.labels) != 1, "labels", "two or more", value=self.labels)
+
+    def complete(self, index: "Index") -> Self:
+        """Returns the config with the labels of an index, where it has none itself."""
+        return self if self.labels else replace(self, labels=tuple(index.labels))
 
     def build(self, parts: "Parts", files: Mapping[str, bytes]) -> "ClassificationTask":
         """Builds the task.
@@ -75,7 +83,7 @@ class Classification(NamedTuple):
     """The probability of each label."""
 
 
-class ClassificationTask(Task):
+class ClassificationTask(SpeechTask):
     """Tells which label a recording bears.
 
     Example:
@@ -107,16 +115,14 @@ class ClassificationTask(Task):
             raise DataError(f"`{text}` is not one of the {len(self.labels)} labels.{nearest(text, self.labels)}")
         return [self._numbers[text]]
 
-    def loss(self, batch: Batch) -> LossSum:
+    def lost(self, output: Tensor, batch: Batch) -> LossSum:
         """Computes the summed cross entropy and the number of recordings."""
-        return self._criterion(self(batch.audio, batch.audio_len), batch.targets[:, 0])
+        return self._criterion(output, batch.targets[:, 0])
 
-    @torch.no_grad()
-    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+    def measured(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Counts the confusions (V, V) and sums the loss."""
-        logits, targets = self(batch.audio, batch.audio_len), batch.targets[:, 0]
-        total, count = self._criterion(logits, targets)
-        matrix = confusion(logits.argmax(-1), targets, len(self.labels))
+        total, count = self.lost(output, batch)
+        matrix = confusion(output.argmax(-1), batch.targets[:, 0], len(self.labels))
         return {"loss": total.double(), "count": count.double(), "confusion": matrix}
 
     def zero_states(self) -> dict[str, Tensor]:

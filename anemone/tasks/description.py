@@ -42,7 +42,7 @@ def _facts(task: Task) -> dict[str, str]:
     facts = {
         "task": tree["task"]["kind"],
         "architecture": tree["model"]["kind"],
-        "features": f"{tree['features']['kind']}, {task.rate} Hz",
+        **({"features": f"{features['kind']}, {features['rate']} Hz"} if (features := tree["features"]) else {}),
         "parameters": f"{sum(p.numel() for p in task.parameters()):,}",
     }
     if labels := tree["task"].get("labels"):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -18,9 +18,10 @@ from anemone.losses import LossSum
 from anemone.losses.ctc import CTCConfig, CTCLoss, infeasible
 from anemone.metrics.wer import Edits, character_edits, word_edits
 from anemone.nn.heads import CTCHead
-from anemone.tasks.task import Task
+from anemone.tasks.speech import SpeechTask
 
 if TYPE_CHECKING:
+    from anemone.data.manifest import Index
     from anemone.tasks import Parts
 
 
@@ -31,8 +32,15 @@ class RecognitionConfig:
     target: ClassVar[Literal["label", "text"]] = "text"
     """The column of a manifest that the task learns from."""
 
+    data: ClassVar[str] = "speech"
+    """The kind of data it learns from."""
+
     tokenizer: Any = of_kind(TOKENIZERS)
     """How a text is cut into the units that the network writes."""
+
+    def complete(self, index: "Index") -> Self:
+        """Returns the config as it is: the data add nothing to it."""
+        return self
 
     def build(self, parts: "Parts", files: Mapping[str, bytes]) -> "RecognitionTask":
         """Builds the task.
@@ -59,7 +67,7 @@ class Transcript(NamedTuple):
     """The units of the tokenizer they are made of."""
 
 
-class RecognitionTask(Task):
+class RecognitionTask(SpeechTask):
     """Writes down what is said.
 
     Example:
@@ -94,22 +102,21 @@ class RecognitionTask(Task):
         """Returns the files of the tokenizer."""
         return dict(self.tokenizer.files())
 
-    def loss(self, batch: Batch) -> LossSum:
+    def lost(self, output: tuple[Tensor, Tensor], batch: Batch) -> LossSum:
         """Computes the summed CTC loss and what to divide it by.
 
         Warns once where a recording has fewer frames than its text needs: it adds nothing to the loss.
         """
-        log_probs, frames = self(batch.audio, batch.audio_len)
+        log_probs, frames = output
         self._report(infeasible(frames, batch.targets, batch.target_len), batch)
         return self._criterion(log_probs, frames, batch.targets, batch.target_len)
 
-    @torch.no_grad()
-    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+    def measured(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Counts edits of words and characters and sums the loss.
 
         The references are the targets as the tokenizer reads them back.
         """
-        log_probs, frames = self(batch.audio, batch.audio_len)
+        log_probs, frames = output
         total, count = self._criterion(log_probs, frames, batch.targets, batch.target_len)
         heard = [self.tokenizer.decode(found.tokens) for found in self._decode(log_probs, frames)]
         said = [

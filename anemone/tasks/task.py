@@ -1,103 +1,110 @@
-"""What every task has: a network from audio to scores, a loss, metric states that add, and batches for its verbs."""
+"""What every task has: a network, what goes into it and what is lost and counted, for training, archives and verbs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
-from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from anemone.config import Tree, encode
-from anemone.data.audio import waveform
-from anemone.data.batch import Batch
-from anemone.errors import DataError
+from anemone.config import Tree, encode, must
+from anemone.errors import ConfigError
 from anemone.losses import LossSum
-from anemone.types import Chain
 
 if TYPE_CHECKING:
     from anemone.tasks import Parts
 
-Result = TypeVar("Result")
+Batch = Any
+"""A micro-batch of the task's kind of data, see `anemone.data.MicroBatch`."""
 
-WINDOW = 16  # batches' worth of recordings that a verb reads before it sorts them by length
+States = dict[str, Tensor]
 
 
 class Task(nn.Module):
     """A network with all it takes to train, measure and use it; what `anemone.load` returns.
 
-    A subclass says what a target is (`encode`), what is lost (`loss`), what is counted (`evaluate`, `summarize`), and
-    adds its verb. Training knows tasks by these words alone, and no task knows about ranks.
+    A subclass says what the network is given (`inputs`), what is lost (`lost`), what is counted (`measured`,
+    `summarize`), and adds its verb. Training knows tasks by these words alone, and no task knows about ranks: where a
+    network is cut into stages, ``inputs`` go into the first and ``lost`` takes what comes out of the last.
+
+    Args:
+        parts: the configs, kept for `config_tree`.
+        network: what is trained.
     """
 
-    target: ClassVar[Literal["label", "text"]]
-    """The column of a manifest that the task learns from; its config says so too."""
-
     verb: ClassVar[str]
-    """The method that answers for recordings, and the word of the command line for it."""
+    """The method that answers, and the word of the command line for it."""
 
     monitor: ClassVar[tuple[str, Literal["max", "min"]]]
     """The entry of `summarize` that says which of two models is better, and which way."""
 
-    def __init__(self, parts: "Parts", head: Callable[[int], nn.Module]) -> None:
-        """Builds ``network``: features, SpecAugment where it is set, encoder, head.
+    lazy: ClassVar[bool] = False
+    """Whether the network can be built without memory and filled parameter by parameter, by `draw`."""
 
-        Args:
-            parts: the configs, kept for `config_tree`.
-            head: from the width of the encoder to the head.
-        """
+    def __init__(self, parts: "Parts", network: nn.Module) -> None:
         super().__init__()
         self.parts = parts
-        features = parts.features.build()
-        self.rate, self.hop = int(features.rate), int(features.hop)
-        augment = parts.features.spec_augment
-        encoder = parts.model.build(features.num_features)
-        stages = {"features": features, **({"spec_augment": augment.build()} if augment else {})}
-        self.network = Chain(**stages, encoder=encoder, head=head(encoder.d_model))
-
-    def forward(self, audio: Tensor, audio_len: Tensor) -> Any:
-        """Returns what the head returns.
-
-        Audio shorter than one hop of the features, which would have no frame, is filled up with silence to one hop.
-
-        Args:
-            audio: (B, S) float32 at ``rate``.
-            audio_len: (B,) samples.
-        """
-        if audio.shape[1] < self.hop:
-            audio = F.pad(audio, (0, self.hop - audio.shape[1]))
-        return self.network(audio, audio_len.clamp(min=self.hop))
+        self.network = network
 
     # --- what training asks -------------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Returns the target of one row of a manifest as indices.
+        """Returns the target of one row of data as indices.
 
         Raises:
             DataError: the task does not know it.
         """
         raise NotImplementedError
 
+    def inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        """Returns what the network is given."""
+        raise NotImplementedError
+
+    def lost(self, output: Any, batch: Batch) -> LossSum:
+        """Computes the summed loss of what came out of the network, and what to divide it by."""
+        raise NotImplementedError
+
+    def measured(self, output: Any, batch: Batch) -> States:
+        """Counts what `summarize` needs; states of batches and ranks are added entry by entry."""
+        raise NotImplementedError
+
     def loss(self, batch: Batch) -> LossSum:
         """Computes the summed loss of a batch and what to divide it by."""
-        raise NotImplementedError
+        return self.lost(self.network(*self.inputs(batch)), batch)
 
-    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
-        """Counts what `summarize` needs; states of batches and ranks are added entry by entry.
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> States:
+        """Counts what `summarize` needs, from a batch. The caller puts the task in evaluation mode."""
+        return self.measured(self.network(*self.inputs(batch)), batch)
 
-        The caller puts the task in evaluation mode.
-        """
-        raise NotImplementedError
-
-    def zero_states(self) -> dict[str, Tensor]:
+    def zero_states(self) -> States:
         """Returns the states of no batch at all, for a rank that gets none."""
         raise NotImplementedError
 
     def summarize(self, states: Mapping[str, Tensor]) -> dict[str, float]:
         """Computes metrics by name from added states."""
+        raise NotImplementedError
+
+    def draw(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draws the initial value of a parameter of the network, where the task is `lazy`.
+
+        Args:
+            name: of the parameter in the network.
+            shape: of the whole parameter.
+            generator: what it is drawn from; the value is on its device.
+        """
+        raise NotImplementedError
+
+    # --- what measuring asks ------------------------------------------------------------------------------------------
+
+    def evaluation_data(
+        self, *, batch_size: int, channel: int | None = None, num_workers: int = 0, skip_bad: bool = True
+    ) -> Any:
+        """Returns how data are read to measure the task on them; see `anemone.training.experiment.evaluate`.
+
+        Raises:
+            ConfigError: a setting that means nothing for the task's data.
+        """
         raise NotImplementedError
 
     # --- what an archive asks -----------------------------------------------------------------------------------------
@@ -110,36 +117,6 @@ class Task(nn.Module):
     def files(self) -> dict[str, bytes]:
         """Returns what the task needs beside its config and weights, by name: files of a tokenizer."""
         return {}
-
-    # --- what verbs share ---------------------------------------------------------------------------------------------
-
-    def answer(self, sources: Iterable[Any], batch_size: int, read: Callable[[Any], Sequence[Result]]) -> list[Result]:
-        """Runs the network over recordings, in batches of like length, and returns the answers in input order.
-
-        Args:
-            sources: paths, pairs (array or tensor, its rate), or arrays and tensors already at ``rate``; see
-                `anemone.data.audio.waveform`.
-            batch_size: recordings a batch.
-            read: from the output of the network to one answer per item.
-
-        Raises:
-            DataError: a single recording instead of a list, one that cannot be read, or one whose scores are not
-                finite; says which.
-        """
-        if batch_size < 1:
-            raise DataError(f"`batch_size` must be 1 or more, but is {batch_size!r} instead.")
-        device = next(self.parameters()).device
-        answers: dict[int, Result] = {}
-        with inference(self):
-            for numbers, audio, audio_len in _batches(sources, self.rate, batch_size):
-                output = self(audio.to(device), audio_len.to(device))
-                if not all(finite := _finite(output).tolist()):
-                    raise DataError(
-                        f"recording {numbers[finite.index(False)]} of `sources`: the scores of the network are not "
-                        "finite. Do its samples lie in [-1, 1], and were the weights finite when training ended?"
-                    )
-                answers.update(zip(numbers, read(output), strict=True))
-        return [answers[i] for i in range(len(answers))]
 
 
 @contextmanager
@@ -155,38 +132,15 @@ def inference(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _batches(sources: Iterable[Any], rate: int, batch_size: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Yields (numbers of the recordings, audio (B, S), samples (B,)); reads `WINDOW` batches ahead to sort them."""
-    if isinstance(sources, str | Tensor | np.ndarray) or not isinstance(sources, Iterable) or _is_pair(sources):
-        raise DataError(
-            f"`sources` must be a list of recordings, but is a {type(sources).__name__} instead. "
-            "For a single one write `[recording]`."
-        )
-    numbered = enumerate(sources)
-    while window := [(i, _read(source, rate, i)) for i, source in islice(numbered, batch_size * WINDOW)]:
-        window.sort(key=lambda item: len(item[1]))
-        for start in range(0, len(window), batch_size):
-            numbers, signals = zip(*window[start : start + batch_size], strict=True)
-            audio = nn.utils.rnn.pad_sequence(list(signals), batch_first=True)
-            yield list(numbers), audio, torch.tensor([len(signal) for signal in signals])
+def refuse_strangers(parts: Any, domain: Literal["speech", "text"]) -> None:
+    """Checks that ``parts.model`` and ``parts.features`` are of the task's domain.
 
-
-def _finite(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """Whether each item's scores are all finite (B,): (B, V), or (B, T, V) and lengths (B,) beyond which none count."""
-    if isinstance(output, Tensor):
-        return output.isfinite().all(-1)
-    scores, frames = output
-    beyond = torch.arange(scores.shape[1], device=scores.device) >= frames[:, None]
-    return (scores.isfinite().all(-1) | beyond).all(-1)
-
-
-def _is_pair(sources: Any) -> bool:
-    """Whether it is (samples, rate), which is one recording."""
-    return isinstance(sources, tuple) and len(sources) == 2 and isinstance(sources[1], Real)
-
-
-def _read(source: Any, rate: int, number: int) -> Tensor:
-    try:
-        return torch.from_numpy(waveform(source, rate))
-    except DataError as error:
-        raise DataError(f"recording {number} of `sources`: {error}") from error
+    Raises:
+        ConfigError: a model of another domain; features are missing, or there are some where text is read.
+    """
+    where = type(parts.model).__module__.split(".")
+    ours = where[:2] == ["anemone", "models"]
+    must(not ours or where[2] == domain, "model", f"a model of {domain}, as the task wants one", value=parts.model)
+    if domain == "speech" and parts.features is None:
+        raise ConfigError("`features` must be set: the task hears speech.")
+    must(domain == "speech" or parts.features is None, "features", "null, as text has none", value=parts.features)

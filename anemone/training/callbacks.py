@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from anemone import tasks
 from anemone.checkpoint.atomic import standing
 from anemone.checkpoint.fit import load_tensors_into
-from anemone.data.manifest import Index
+from anemone.data import Examples
 from anemone.errors import AnemoneError, TrainingError
 from anemone.training import ranks
 from anemone.training.evaluation import COUNTS, told
@@ -28,6 +28,9 @@ from anemone.training.resume import checkpoints, prune, read_checkpoint
 from anemone.training.run import counted, write_json
 
 log = logging.getLogger("anemone.training")
+
+WARNINGS = {"SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"}
+"""Signals that ask training to end; not every system has all of them."""
 
 
 class EachStep(Callback):
@@ -52,7 +55,8 @@ class EachStep(Callback):
 class Stopping(EachStep):
     """Ends training after the last step, after so many minutes, or when the process is asked to end.
 
-    SIGTERM and Ctrl-C let the step end, save, and leave; a second Ctrl-C leaves at once.
+    SIGTERM, the user signals by which schedulers warn of a limit, and Ctrl-C let the step end, save, and leave; a
+    second Ctrl-C leaves at once.
     """
 
     def __init__(self, max_minutes: float | None) -> None:
@@ -65,8 +69,8 @@ class Stopping(EachStep):
         module = cast(TrainingModule, pl_module)
         self.began, self.before = time.monotonic(), module.ledger.minutes
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._ask)
+            for name in WARNINGS & signal.Signals.__members__.keys():
+                signal.signal(signal.Signals[name], self._ask)
         if module.engine.steps >= module.total_steps or self._late(module):
             module.stop, trainer.should_stop = "finished", True
 
@@ -112,7 +116,7 @@ class Metrics(EachStep):
             "train/epochs": float(ledger.epoch),
             "train/skipped": float(ledger.skipped),
             f"{SPEED}data_share": meter.data_share,
-            f"{SPEED}audio_seconds_per_second": meter.audio_rate,
+            f"{SPEED}{module.config.data.unit}_per_second": meter.rate,
             f"{SPEED}steps_per_second": meter.step_rate,
         }
         ledger.total = ledger.count = 0.0
@@ -128,7 +132,7 @@ class Evaluations(EachStep):
         monitor: the metric that says what is best, and "max" or "min".
     """
 
-    def __init__(self, sets: Mapping[str, Index], *, every: int | None, monitor: tuple[str, str]) -> None:
+    def __init__(self, sets: Mapping[str, Examples], *, every: int | None, monitor: tuple[str, str]) -> None:
         self.sets, self.every, self.monitor = sets, every, monitor
 
     def after_step(self, trainer: Trainer, module: TrainingModule) -> None:
@@ -185,7 +189,7 @@ class Finish(Callback):
         best: whether the weights of the best evaluation are chosen, or the last.
     """
 
-    def __init__(self, folder: Path, sets: Mapping[str, Index], *, best: bool) -> None:
+    def __init__(self, folder: Path, sets: Mapping[str, Examples], *, best: bool) -> None:
         self.folder, self.sets, self.best = folder, sets, best
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -228,7 +232,7 @@ class Finish(Callback):
         if not skipped:
             return
         what = f"{skipped} of {counted(steps, 'step')} did not move the weights" + (
-            f", {empty} of them because no utterance could be used" if empty else ""
+            f", {empty} of them because no {module.index.noun} could be used" if empty else ""
         )
         if skipped == steps:
             raise TrainingError(
@@ -253,7 +257,6 @@ def card_notes(module: TrainingModule, metrics: Mapping[str, float]) -> dict[str
     config, index = module.config, module.index
     names = [name.partition("/")[0] for name in metrics]
     held_out = next((name for name in names if name.startswith("test")), names[0] if names else "")
-    hours = float(index.durations.sum()) / 3600
     scores = {name.partition("/")[2]: value for name, value in metrics.items() if name.partition("/")[0] == held_out}
     return {
         "name": Path(config.run.folder).name,
@@ -262,7 +265,7 @@ def card_notes(module: TrainingModule, metrics: Mapping[str, float]) -> dict[str
         "measured_on": {"set": held_out, **{name: int(scores[name]) for name in COUNTS if name in scores}}
         if scores
         else "",
-        "trained_on": f"{len(index)} utterances, {hours:.2f} h (fingerprint {index.fingerprint})",
+        "trained_on": f"{counted(len(index), index.noun)} {index.extent} (fingerprint {index.fingerprint})",
         "trained_for": counted(module.engine.steps, "step"),
     }
 

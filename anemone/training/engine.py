@@ -8,6 +8,8 @@ interruption. A whole training loop, without Lightning:
     engine = Engine(task, optim.build(task), schedule.build(total_steps), clip_norm=1.0)
     for micro_batches in loader:
         print(engine.step(micro_batches).loss)
+
+Over a network that is laid out by `anemone.parallel` (``parallel``) the same loop takes the same steps.
 """
 
 import logging
@@ -21,14 +23,19 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from anemone.data.batch import Batch
+from anemone.data import MicroBatch
 from anemone.errors import TrainingError
 from anemone.losses import LossSum
+from anemone.nn.moe import set_balance_scale
+from anemone.parallel.apply import Parallel
+from anemone.parallel.gradients import local
 from anemone.tasks.task import Task, inference
 from anemone.training import ranks
 from anemone.training.averages import AveragedWeights, RunningStatistics
+from anemone.training.precision import Scaler
 from anemone.training.precision import precision as find_precision
 from anemone.training.schedules import Schedule
+from anemone.training.share import Share
 
 log = logging.getLogger("anemone.training")
 
@@ -67,6 +74,7 @@ class Engine:
         task: what to train, on its device.
         optimizer: over its parameters; each group has ``base_lr``, which the schedule's factor multiplies.
         schedule: factor of the rate at a step.
+        parallel: the task's network, laid out over a mesh; None: each process has the whole network.
         precision: a name out of `anemone.training.precision.PRECISIONS`.
         clip_norm: a longer gradient is scaled down to this norm.
         ema_decay: of the averaged weights that evaluation and archives use; 0 keeps none.
@@ -85,6 +93,7 @@ class Engine:
         optimizer: Optimizer,
         schedule: Schedule,
         *,
+        parallel: Parallel | None = None,
         precision: str = "32",
         clip_norm: float | None = None,
         ema_decay: float = 0.0,
@@ -101,16 +110,28 @@ class Engine:
         self.device = self.parameters[0].device
         self.precision = find_precision(precision, self.device)
         self.precision.prepare(self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.scaled)
+        self.scaler = Scaler(enabled=self.precision.scaled)
+        self.parallel, mesh = parallel, parallel and parallel.mesh
+        self.share = Share(parallel, task, self.precision, self.device) if parallel else None
+        self.data_rank, self.data_world = (mesh.data_rank, mesh.data_world) if mesh else (ranks.rank(), ranks.world())
+        self.readers = ranks.groups(mesh, "loss")
+        """Ranks that read different data, or parts of it."""
+        self.peers = ranks.groups(mesh, "loss", "pp")
+        """Ranks over which losses add up."""
         self.steps = 0
         """Steps so far, skipped ones too: the number of the next one."""
         self.nonfinite = 0
         """Steps in a row, up to now, without a finite loss and gradient."""
-        ranks.copy_from_first([*task.parameters(), *task.buffers()])
+        self.unit = 0.0
+        """What sums of losses are divided by before going backward, where all ranks must agree on it; 0: not yet."""
+        self.most = 0
+        """Micro-batches of this rank in the largest step so far."""
+        if parallel is None:
+            ranks.copy_from_first([*task.parameters(), *task.buffers()])
         self.statistics = RunningStatistics(task)
         self.average = AveragedWeights(task, ema_decay) if ema_decay else None
 
-    def step(self, micro_batches: Sequence[Batch]) -> StepResult:
+    def step(self, micro_batches: Sequence[MicroBatch]) -> StepResult:
         """Takes one optimizer step, or skips it where the loss or its gradient is not finite.
 
         Args:
@@ -124,23 +145,17 @@ class Engine:
             group["lr"] = group["base_lr"] * factor
         for p in self.parameters:
             p.grad = None
-        alone = ranks.world() == 1 and len(micro_batches) == 1
         self.statistics.begin()
-        losses: list[LossSum] = []
-        for batch in micro_batches:
-            losses.append(self._backward(batch, losses))
-            if not alone:
-                self.statistics.collect()
+        losses, alone = self._learn(micro_batches)
         total, count, norm = self._combine(losses, alone)
         result = StepResult(total / max(count, 1.0), total, count, norm, factor, self._fault(total, count, norm))
         if result.skipped:
             self.statistics.undo()
         else:
             if not alone:
-                self.statistics.end(len(micro_batches))
+                self.statistics.end(len(micro_batches), self.readers)
             self._move(norm)
-        if self.scaler.is_enabled():
-            self.scaler.update()
+        self.scaler.update(result.skipped == "overflow")
         if result.skipped in ("loss", "gradient"):
             self._complain(result, micro_batches, losses)
         self.steps += 1
@@ -151,7 +166,11 @@ class Engine:
         """Evaluation mode, without gradients, under the precision and with the averaged weights."""
         averaged = self.average.applied() if self.average else nullcontext()
         with averaged, inference(self.task), self.precision.autocast(self.device):
-            yield
+            try:
+                yield
+            finally:
+                if self.share:
+                    self.share.release()
 
     def settle(self) -> None:
         """Puts the averaged weights into the task for good, where there are some."""
@@ -163,6 +182,7 @@ class Engine:
         return {
             "steps": self.steps,
             "nonfinite": self.nonfinite,
+            "unit": self.unit,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average else {},
@@ -173,38 +193,100 @@ class Engine:
         self.steps, self.nonfinite = state["steps"], state["nonfinite"]
         if state["optimizer"]:
             self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled() and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        self.unit = state.get("unit", 0.0)
+        self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
 
     # --- the parts of a step ------------------------------------------------------------------------------------------
 
-    def _backward(self, batch: Batch, before: list[LossSum]) -> LossSum:
-        """Adds the gradient of sum of losses / unit, where the unit is the count of the first micro-batch here."""
-        seed_forward(mix(self.seed, self.steps, len(before) * ranks.world() + ranks.rank()), self.device)
+    def _learn(self, micro_batches: Sequence[MicroBatch]) -> tuple[list[LossSum], bool]:
+        """Goes forward and backward; returns the losses, and whether there is nothing to add to these gradients."""
+        alone = self.share is None and ranks.world() == 1 and len(micro_batches) == 1
+        if self.share is None:
+            losses: list[LossSum] = []
+            for batch in micro_batches:
+                losses.append(self._backward(batch.to(self.device), losses))
+                if not alone:
+                    self.statistics.collect()
+            return losses, alone
+        number = self.share.agree(micro_batches)
+        if number == 0:
+            return [], False
+        self._agree_on_unit(micro_batches)
+        if self.share.staged:
+            self.most = number = max(number, self.most)  # a schedule takes as many as ever
+            return self._learn_in_stages(self.share.filled(micro_batches, number), len(micro_batches)), False
+        return self._learn_together(self.share.filled(micro_batches, number), len(micro_batches)), False
+
+    def _backward(self, batch: MicroBatch, before: list[LossSum], weight: float = 1.0) -> LossSum:
+        """Adds the gradient of sum of losses / unit; alone, the unit is the count of the first micro-batch here."""
+        self._seed(len(before))
         with self.precision.autocast(self.device):
-            total, count = self.task.loss(batch.to(self.device))
-        self.scaler.scale(total / _unit(before or [LossSum(total, count)])).backward()  # type: ignore[no-untyped-call]
+            total, count = self.task.loss(batch)
+        unit = self.unit or _unit(before or [LossSum(total, count)])
+        set_balance_scale(self.balances, self.scaler.factor / unit * weight)
+        self.scaler.scale(total * weight / unit if weight != 1 else total / unit).backward()  # type: ignore[no-untyped-call]
         return LossSum(total.detach(), count.detach())
+
+    def _learn_together(self, parts: Sequence[MicroBatch], real: int) -> list[LossSum]:
+        """Goes through the network as often as all others, where shards of it lie on other ranks."""
+        assert self.parallel
+        losses: list[LossSum] = []
+        for i, part in enumerate(parts):
+            self.parallel.begin(i + 1 == len(parts))
+            losses.append(self._backward(part, losses, weight=float(i < real)))
+            if i < real:
+                self.statistics.collect()
+            else:
+                self.statistics.undo()
+        self.parallel.reduce()
+        return losses[:real]
+
+    def _learn_in_stages(self, parts: Sequence[MicroBatch], real: int) -> list[LossSum]:
+        """Sends the micro-batches through a pipeline; only its last stage sees losses."""
+        assert self.share and self.parallel
+        losses: list[LossSum] = []
+
+        def read(output: Any, number: int) -> Tensor:
+            with self.precision.autocast(self.device):
+                total, count = self.task.lost(output, parts[number])
+            if number < real:
+                losses.append(LossSum(total.detach(), count.detach()))
+            return self.scaler.scale(total * float(number < real) / self.unit)
+
+        self._seed(0)
+        set_balance_scale(self.balances, self.scaler.factor / self.unit)
+        self.share.through_stages(parts, read, training=True)
+        self.parallel.reduce()
+        return losses
+
+    def _seed(self, number: int) -> None:
+        """Makes a forward draw the same whichever rank it runs on."""
+        seed_forward(mix(self.seed, self.steps, number * self.data_world + self.data_rank), self.device)
+
+    def _agree_on_unit(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Takes, once in a run, about the size of a micro-batch as the unit: a power of two, which rounds nothing."""
+        if not self.unit:
+            own = round(math.log2(max(micro_batches[0].size, 1.0))) if micro_batches else 0
+            self.unit = 2.0 ** ranks.largest([own], self.device)[0]
 
     def _combine(self, losses: list[LossSum], alone: bool) -> tuple[float, float, float]:
         """Makes each gradient that of sum / global count, over all ranks; returns sum, count and gradient norm."""
         sums = torch.zeros(2, device=self.device)
         for pair in losses:
             sums += torch.stack([value.to(sums.dtype) for value in pair])
-        ranks.sum_together([sums])
+        ranks.sum_together([sums], self.peers)
         for p in self.parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = [local(p.grad) for p in self.parameters if p.grad is not None]
         if not alone:
-            torch._foreach_mul_(gradients, _unit(losses) / sums[1].clamp(min=1))
+            torch._foreach_mul_(gradients, (self.unit or _unit(losses)) / sums[1].clamp(min=1))
+        if not alone and self.parallel is None:
             ranks.sum_together(gradients)
-        if self.scaler.is_enabled():
-            self.scaler.scale(sums)  # a rank without a micro-batch has not scaled anything yet
-            self.scaler.unscale_(self.optimizer)
-        norm = get_total_norm(gradients)
+        self.scaler.unscale(gradients)
+        norm = self.parallel.grad_norm() if self.parallel else get_total_norm(gradients)
         total, count, length = torch.cat([sums, norm.view(1)]).tolist()
         return total, count, length
 
@@ -216,19 +298,19 @@ class Engine:
             return "loss"
         if math.isfinite(norm):
             return ""
-        return "overflow" if self.scaler.is_enabled() and self.scaler.get_scale() >= 1 else "gradient"
+        return "overflow" if self.scaler.enabled and self.scaler.factor >= 1 else "gradient"
 
     def _move(self, norm: float) -> None:
         """Clips, steps, averages. The scaler decides nothing here: `_fault` has looked at every gradient."""
         if self.clip_norm is not None and norm > self.clip_norm:
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            gradients = [local(p.grad) for p in self.parameters if p.grad is not None]
             torch._foreach_mul_(gradients, self.clip_norm / norm)
         self.take()
         if self.average:
             self.average.update()
         self.nonfinite = 0
 
-    def _complain(self, result: StepResult, micro_batches: Sequence[Batch], losses: list[LossSum]) -> None:
+    def _complain(self, result: StepResult, micro_batches: Sequence[MicroBatch], losses: list[LossSum]) -> None:
         """Names the utterances of a step without a finite loss or gradient; stops the run if such steps go on."""
         pairs = zip(micro_batches, losses, strict=True)
         here = [row for batch, loss in pairs for row in self._suspects(batch, loss, result)]
@@ -247,7 +329,7 @@ class Engine:
             "longer, or set `trainer.clip_norm`."
         )
 
-    def _suspects(self, batch: Batch, loss: LossSum, result: StepResult) -> list[int]:
+    def _suspects(self, batch: MicroBatch, loss: LossSum, result: StepResult) -> list[int]:
         """Rows of a micro-batch that have no finite loss even alone; all its rows where none is bad alone."""
         rows: list[int] = batch.rows.tolist()
         if result.skipped == "loss" and bool(torch.isfinite(loss[0])):
@@ -255,8 +337,7 @@ class Engine:
         guilty = []
         with inference(self.task), self.precision.autocast(self.device):
             for i, row in enumerate(rows):
-                one = batch._replace(**{name: getattr(batch, name)[i : i + 1] for name in batch._fields[:5]})
-                total, _ = self.task.loss(one.to(self.device))
+                total, _ = self.task.loss(batch.item(i).to(self.device))
                 guilty += [] if bool(torch.isfinite(total)) else [row]
         return guilty or rows
 

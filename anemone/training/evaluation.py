@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from anemone.data.audio import Recordings
-from anemone.data.loader import DataConfig, Loader, none_usable
-from anemone.data.manifest import Index
+from anemone.data import DataConfig, Examples, StepLoader
+from anemone.data.problems import none_usable
 from anemone.tasks.task import Task, inference
 from anemone.training import ranks
 from anemone.training.precision import precision as find_precision
 
 States = dict[str, Tensor]
 
-COUNTS = ("utterances", "left_out")
-"""What `count` adds to a task's states and `summarize` to its metrics."""
+COUNTS = ("utterances", "sequences", "left_out")
+"""What `count` may add to a task's states and `summarize` to its metrics."""
 
 
 def evaluate(
@@ -29,13 +29,13 @@ def evaluate(
     precision: str = "32",
     skip_bad: bool = True,
 ) -> dict[str, float]:
-    """Measures a task on manifests, on the device it is on.
+    """Measures a task on data it knows the answers to, on the device it is on.
 
     Args:
         task: any task.
-        manifests: paths; ``assets/...`` is looked up inside the package.
-        batch_size: utterances a batch. No metric depends on it, unless the head pools over padding: models out of
-            NeMo's archives do; with 1 they hear each recording alone.
+        manifests: paths, of texts where the task is one of text; ``assets/...`` is looked up inside the package.
+        batch_size: utterances or sequences a batch. No metric depends on it, unless the head pools over padding:
+            models out of NeMo's archives do; with 1 they hear each recording alone.
         channel: which channel of the recordings to take, from 0; the mean of all if None.
         num_workers: processes that read ahead.
         precision: of the products.
@@ -44,51 +44,48 @@ def evaluate(
     Raises:
         DataError: a manifest does not exist or holds nothing to use.
     """
-    data = DataConfig(
-        rate=task.rate, channel=channel, eval_batch_size=batch_size, num_workers=num_workers, skip_bad=skip_bad
-    )
+    data = task.evaluation_data(batch_size=batch_size, channel=channel, num_workers=num_workers, skip_bad=skip_bad)
     return summarize(task, states_of(task, manifests, data, precision=precision))
 
 
 def states_of(task: Task, manifests: Sequence[str | Path], data: DataConfig, *, precision: str = "32") -> States:
     """What metrics are computed from, such as a confusion matrix; see `evaluate`."""
-    index = Index.read(manifests, target=task.target, skip_bad=data.skip_bad)
+    index = data.read(manifests, task.parts.task, task.files())
     device = next(task.parameters()).device
     with inference(task), find_precision(precision, device).autocast(device):
         return count(task, evaluation_loader(task, index, data), device)
 
 
-def evaluation_loader(task: Task, index: Index, data: DataConfig, recordings: Recordings | None = None) -> Loader:
-    """The loader that gives every utterance once, over all ranks."""
-    place = {"rank": ranks.rank(), "world": ranks.world()}
-    return Loader(index, data, task.encode, training=False, recordings=recordings, **place)
+def evaluation_loader(task: Task, index: Examples, data: DataConfig, shared: Any = None) -> StepLoader:
+    """The loader that gives every row once, over all ranks."""
+    return data.loader(index, task.encode, training=False, rank=ranks.rank(), world=ranks.world(), shared=shared)
 
 
-def count(task: Task, loader: Loader, device: torch.device) -> States:
+def count(task: Task, loader: StepLoader, device: torch.device) -> States:
     """Adds the task's metric states over the batches of all ranks. The caller sets mode and precision.
 
-    Beside the states of the task there are ``utterances``, those measured, and ``left_out``, lines of the manifests.
+    Beside the states of the task there are ``utterances`` or ``sequences``, those measured, and ``left_out``, lines.
 
     Raises:
-        DataError: no rank had an utterance to measure.
+        DataError: no rank had a row to measure.
     """
+    index = loader.index
     states = {name: value.clone() for name, value in task.zero_states().items()}
-    utterances = torch.zeros((), dtype=torch.int64, device=device)
+    rows = torch.zeros((), dtype=torch.int64, device=device)
     for step in loader:
         for batch in step:
-            utterances += len(batch.rows)
+            rows += len(batch.rows)
             for name, value in task.evaluate(batch.to(device)).items():
                 states[name] = states[name] + value
-    ranks.sum_together([*states.values(), utterances])
-    if not utterances:
-        raise none_usable(len(loader.index), loader.problems)
-    lines = len(loader.index) + len(loader.index.problems)
-    return {**states, "utterances": utterances, "left_out": lines - utterances}
+    ranks.sum_together([*states.values(), rows])
+    if not rows:
+        raise none_usable(len(index), loader.problems, noun=index.noun)
+    return {**states, f"{index.noun}s": rows, "left_out": len(index) - rows + len(index.problems)}
 
 
 def summarize(task: Task, states: States) -> dict[str, float]:
-    """Returns the task's metrics, and how many utterances they are of and how many were left out."""
-    return task.summarize(states) | {name: int(states[name]) for name in COUNTS}
+    """Returns the task's metrics, and how many rows they are of and how many were left out."""
+    return task.summarize(states) | {name: int(states[name]) for name in COUNTS if name in states}
 
 
 def told(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -101,6 +98,6 @@ def told(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value or name.rpartition("/")[2] != "left_out"}
 
 
-def measure(task: Task, loader: Loader, device: torch.device) -> dict[str, float]:
+def measure(task: Task, loader: StepLoader, device: torch.device) -> dict[str, float]:
     """Returns the metrics over the batches of all ranks. The caller sets mode and precision."""
     return summarize(task, count(task, loader, device))

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from anemone.config import must, of_kind
-from anemone.data.loader import DataConfig
+from anemone.data import DATA
 from anemone.decoding import DECODERS
 from anemone.features import FEATURES
 from anemone.losses import LOSSES
 from anemone.models import MODELS
 from anemone.tasks import TASKS
-from anemone.tasks.task import Task
+from anemone.tasks.task import Task, refuse_strangers
 from anemone.training.evaluation import evaluate as evaluate
 from anemone.training.optim import OPTIMIZERS
 from anemone.training.precision import PrecisionName
@@ -129,12 +129,12 @@ class ExperimentConfig:
     """What the model is for."""
 
     model: Any = of_kind(MODELS)
-    """The encoder."""
+    """The encoder of speech, or the model of text."""
 
-    features: Any = of_kind(FEATURES)
-    """What the encoder sees."""
+    features: Any = of_kind(FEATURES, optional=True)
+    """What the encoder of speech sees; null for text."""
 
-    data: DataConfig
+    data: Any = of_kind(DATA)
     """What it learns from."""
 
     loss: Any = of_kind(LOSSES, optional=True)
@@ -162,8 +162,13 @@ class ExperimentConfig:
     """Where the run lives."""
 
     def __post_init__(self) -> None:
-        rule = f"the rate of the features (`features.rate`, {self.features.rate})"
-        must(self.data.rate == self.features.rate, "data.rate", rule, value=self.data.rate)
+        kinds = {target: kind for kind, target in DATA.items()}
+        kind, wanted = kinds[f"{type(self.data).__module__}:{type(self.data).__name__}"], self.task.data
+        must(kind == wanted, "data.kind", f"{wanted}, which the task learns from", value=kind)
+        refuse_strangers(self, "speech" if wanted == "speech" else "text")
+        if self.features is not None:
+            rule = f"the rate of the features (`features.rate`, {self.features.rate})"
+            must(self.data.rate == self.features.rate, "data.rate", rule, value=self.data.rate)
 
 
 class TrainResult(NamedTuple):

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 
 from anemone import tasks
 from anemone.config import encode, must
-from anemone.data.loader import Loader
+from anemone.data import Examples
 from anemone.data.manifest import Index
 from anemone.tasks.classification import ClassificationConfig
 from anemone.tasks.task import Task
@@ -31,12 +31,13 @@ from anemone.training.strategy import Joined
 
 log = logging.getLogger("anemone.training")
 
-Sets = dict[str, Index]
+Sets = dict[str, Examples]
 
 SHOWN = 8
 """Labels named in one message."""
 
 HARMLESS = {
+    r"The `srun` command is available": "a machine of a cluster may train without it",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "Lightning 2.6 under PyTorch 2.13; it works as before",
 }
 """Warnings of Lightning that no user can do anything about, and why."""
@@ -69,58 +70,56 @@ def launch(config: ExperimentConfig) -> TrainResult:
         for remark in remarks:
             log.warning("%s", remark)
         log.info("%s", announcement(module, folder, start))
-        trainer = Trainer(
-            accelerator=_accelerator(config),
-            devices=processes(config)[0],
-            num_nodes=processes(config)[1],
-            strategy=Joined() if world(config) > 1 else "auto",
-            precision="32-true",
-            max_epochs=-1,
-            logger=build_loggers(folder, config.run.loggers, project=config.run.project, step=start)
-            if ranks.is_first()
-            else False,
-            callbacks=build_callbacks(config, task, sets, console=console),
-            default_root_dir=folder,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
         with warnings.catch_warnings():
             for message in HARMLESS:
                 warnings.filterwarnings("ignore", message)
+            trainer = Trainer(
+                accelerator=_accelerator(config),
+                devices=processes(config)[0],
+                num_nodes=processes(config)[1],
+                strategy=Joined() if world(config) > 1 else "auto",
+                precision="32-true",
+                max_epochs=-1,
+                logger=build_loggers(folder, config.run.loggers, project=config.run.project, step=start)
+                if ranks.is_first()
+                else False,
+                callbacks=build_callbacks(config, task, sets, console=console),
+                default_root_dir=folder,
+                limit_val_batches=0,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
             trainer.fit(module)
     return TrainResult(task.eval(), folder, module.ledger.metrics, module.stop == "finished")
 
 
 def read_sets(config: ExperimentConfig) -> Sets:
-    """The indexes: "train", and one for each manifest to evaluate on, which is named after it if it has siblings.
+    """The data: "train", and a set for each file to evaluate on, which is named after it if it has siblings.
 
     Raises:
-        ConfigError: there are no training manifests.
-        DataError: a manifest does not exist, or holds nothing to use.
+        ConfigError: there is nothing to train on.
+        DataError: a file does not exist, or holds nothing to use.
     """
     data = config.data
-    must(bool(data.train), "data.train", "one or more manifests", value=data.train)
-    read = partial(Index.read, target=config.task.target, skip_bad=data.skip_bad)
-    sets = {"train": read(data.train)}
+    must(bool(data.train), "data.train", "one or more files", value=data.train)
+    read = partial(data.read, task=config.task)
+    sets: Sets = {"train": read(data.train)}
     for name, manifests in (("valid", data.valid), ("test", data.test)):
         for manifest in manifests:
             sets[name if len(manifests) == 1 else f"{name}_{Path(manifest).stem}"] = read([manifest])
     return sets
 
 
-def complete(config: ExperimentConfig, index: Index) -> ExperimentConfig:
+def complete(config: ExperimentConfig, index: Examples) -> ExperimentConfig:
     """Fills in what only the data and the first sitting know: labels, micro-batches a step.
 
     Raises:
         ConfigError: the micro-batches of a step cannot be shared out to the processes.
     """
-    task, trainer = config.task, config.trainer
-    if isinstance(task, ClassificationConfig) and not task.labels:
-        task = dataclasses.replace(task, labels=tuple(index.labels))
+    task, trainer = config.task.complete(index), config.trainer
     if trainer.batches_per_step is None:
         started = Path(config.run.folder) / "config.yaml"
         before = yaml.safe_load(started.read_text("utf-8"))["trainer"]["batches_per_step"] if started.exists() else None
@@ -137,9 +136,10 @@ def unknown_labels(config: ExperimentConfig, sets: Sets, name: str) -> str:
     Raises:
         ConfigError: no utterance has a label that the task knows, or not all have and none may be left out.
     """
-    if not isinstance(config.task, ClassificationConfig):
+    index = sets[name]
+    if not isinstance(config.task, ClassificationConfig) or not isinstance(index, Index):
         return ""
-    labels, index = config.task.labels, sets[name]
+    labels = config.task.labels
     data = {"train": "training", "valid": "validation", "test": "test"}[name.partition("_")[0]]
     counts = {pair["values"]: pair["counts"] for pair in index.table["@target"].value_counts().to_pylist()}
     missing = sorted(counts.keys() - set(labels))
@@ -173,21 +173,17 @@ def build_task(config: ExperimentConfig) -> Task:
     return tasks.build(config.task, config.model, config.features, loss=config.loss, decoding=config.decoding)
 
 
-def total_steps(config: ExperimentConfig, task: Task, index: Index) -> int:
+def total_steps(config: ExperimentConfig, task: Task, index: Examples) -> int:
     """Steps of the whole run.
 
     Raises:
-        ConfigError: the plan leaves nothing of the data.
+        ConfigError: there is not enough data for a step.
     """
     trainer, number = config.trainer, config.trainer.batches_per_step
-    loader = Loader(index, config.data, task.encode, training=True, seed=config.run.seed, batches_per_step=number)
-    must(loader.steps(0) > 0, "data.plan", "such that it leaves some of the training data", value=config.data.plan)
-    limits = [trainer.max_steps] if trainer.max_steps else []
-    if trainer.max_epochs:
-        alike = config.data.plan.max_batch_seconds is None
-        epochs = trainer.max_epochs
-        limits.append(epochs * loader.steps(0) if alike else sum(loader.steps(epoch) for epoch in range(epochs)))
-    return min(limits)
+    loader = config.data.loader(index, task.encode, training=True, seed=config.run.seed, batches_per_step=number)
+    of_epochs = loader.total_steps(trainer.max_epochs or 1)
+    steps = trainer.max_steps or of_epochs
+    return min(steps, of_epochs) if trainer.max_epochs else steps
 
 
 def build_callbacks(config: ExperimentConfig, task: Task, sets: Sets, *, console: PipeConsole) -> list[Callback]:
@@ -212,7 +208,7 @@ def announcement(module: TrainingModule, folder: Path, start: int) -> str:
     index, size = module.index, sum(p.numel() for p in module.task.parameters())
     how = f"goes on from step {start}" if start else "starts"
     return (
-        f"Run `{folder}` {how}: {counted(len(index), 'utterance')} of {float(index.durations.sum()) / 3600:.2f} h, "
+        f"Run `{folder}` {how}: {counted(len(index), index.noun)} {index.extent}, "
         f"{size:,} parameters, {counted(module.total_steps, 'step')}."
     )
 
@@ -224,10 +220,13 @@ def world(config: ExperimentConfig) -> int:
 
 
 def processes(config: ExperimentConfig) -> tuple[int, int]:
-    """Processes a machine, and machines; what torchrun has started goes before the settings."""
+    """Processes a machine, and machines; what torchrun or SLURM's srun has started goes before the settings."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
+    if "SLURM_STEP_ID" in os.environ and int(os.environ["SLURM_STEP_NUM_TASKS"]) > 1:
+        nodes = int(os.environ["SLURM_STEP_NUM_NODES"])
+        return int(os.environ["SLURM_STEP_NUM_TASKS"]) // nodes, nodes
     return config.trainer.devices, config.trainer.num_nodes
 
 

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from anemone.checkpoint.fit import load_tensors_into
 from anemone.config import Tree
-from anemone.data.batch import Batch
-from anemone.data.loader import HOPELESS, Loader, none_usable, say_left_out
-from anemone.data.manifest import Index
+from anemone.data import Examples, MicroBatch, StepLoader
+from anemone.data.loader import HOPELESS
+from anemone.data.problems import none_usable, say_left_out
 from anemone.tasks.task import Task
 from anemone.training import ranks
 from anemone.training.engine import Engine, StepResult
@@ -33,13 +33,13 @@ log = logging.getLogger("anemone.training")
 class Step:
     """What the data gives for one optimizer step."""
 
-    def __init__(self, epoch: int, number: int, micro_batches: list[Batch], waited: float) -> None:
+    def __init__(self, epoch: int, number: int, micro_batches: list[MicroBatch], waited: float) -> None:
         self.epoch, self.number = epoch, number
         self.micro_batches = micro_batches
         self.waited = waited
         """Seconds that training waited for the data."""
-        self.seconds = sum(batch.seconds for batch in micro_batches)
-        """Seconds of audio on this rank."""
+        self.size = sum(batch.size for batch in micro_batches)
+        """How much data that is on this rank, in the unit of its kind."""
 
 
 class Feed:
@@ -48,7 +48,7 @@ class Feed:
     A pass starts where the ledger says that training stands, however far the data were read ahead.
     """
 
-    def __init__(self, loader: Loader, ledger: "Ledger") -> None:
+    def __init__(self, loader: StepLoader, ledger: "Ledger") -> None:
         self.loader, self.ledger = loader, ledger
 
     def __iter__(self) -> Iterator[Step]:
@@ -67,15 +67,15 @@ class Meter:
     def __init__(self) -> None:
         self.loss = 0.0
         """Smoothed."""
-        self._wall = self._waited = self._audio = self._steps = 0.0
+        self._wall = self._waited = self._size = self._steps = 0.0
         self._last = time.perf_counter()
 
     def add(self, step: Step, loss: float) -> None:
         """Counts a step that ends now."""
         now = time.perf_counter()
-        values = (now - self._last, step.waited, step.seconds * ranks.world(), 1.0)
-        sums = (self._wall, self._waited, self._audio, self._steps)
-        self._wall, self._waited, self._audio, self._steps = (
+        values = (now - self._last, step.waited, step.size * ranks.world(), 1.0)
+        sums = (self._wall, self._waited, self._size, self._steps)
+        self._wall, self._waited, self._size, self._steps = (
             0.98 * total + value for total, value in zip(sums, values, strict=True)
         )
         self._last = now
@@ -92,9 +92,9 @@ class Meter:
         return self._waited / max(self._wall, 1e-9)
 
     @property
-    def audio_rate(self) -> float:
-        """Seconds of audio a second, of all ranks."""
-        return self._audio / max(self._wall, 1e-9)
+    def rate(self) -> float:
+        """How much data a second, of all ranks: seconds of audio, tokens."""
+        return self._size / max(self._wall, 1e-9)
 
     @property
     def step_rate(self) -> float:
@@ -140,7 +140,7 @@ class TrainingModule(LightningModule):
     Args:
         task: what is trained.
         config: of the run.
-        sets: the indexes by name; "train" is the one to train on.
+        sets: the data by name; "train" is the one to train on.
         total_steps: of the run.
         checkpoint: what the run goes on from.
     """
@@ -152,7 +152,7 @@ class TrainingModule(LightningModule):
         self,
         task: Task,
         config: "ExperimentConfig",
-        sets: Mapping[str, Index],
+        sets: Mapping[str, Examples],
         *,
         total_steps: int,
         checkpoint: Checkpoint | None,
@@ -160,9 +160,9 @@ class TrainingModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.task, self.config, self.index = task, config, sets["train"]
-        self.recordings = config.data.recordings(loaders=len(sets))
+        self.shared = config.data.shared(loaders=len(sets))
         """What all sets are read through; they may be pieces of the same files."""
-        self.loaders: dict[str, Loader] = {}
+        self.loaders: dict[str, StepLoader] = {}
         """Of the sets that were read."""
         self.left_out = 0
         """Utterances of the training data, over all ranks, that were said to be left out."""
@@ -227,16 +227,15 @@ class TrainingModule(LightningModule):
 
     def train_dataloader(self) -> Feed:
         """The steps of this rank."""
-        self.loaders["train"] = loader = Loader(
+        self.loaders["train"] = loader = self.config.data.loader(
             self.index,
-            self.config.data,
             self.task.encode,
             training=True,
             seed=self.config.run.seed,
             rank=ranks.rank(),
             world=ranks.world(),
             batches_per_step=self.config.trainer.batches_per_step,
-            recordings=self.recordings,
+            shared=self.shared,
         )
         return Feed(loader, self.ledger)
 
@@ -269,26 +268,25 @@ class TrainingModule(LightningModule):
         bad = len(set(ranks.gather_numbers(sorted(loader.bad), device)))
         (used,) = ranks.any_rank([loader.used > 0], device)
         if bad and not used and (last or bad >= HOPELESS):
-            raise none_usable(bad, loader.problems)
+            raise none_usable(bad, loader.problems, noun=self.index.noun)
         if last and bad > self.left_out:
             self.left_out = bad
-            say_left_out(bad, len(self.index))
+            say_left_out(bad, len(self.index), noun=self.index.noun)
 
-    def evaluate(self, sets: Mapping[str, Index]) -> dict[str, float]:
+    def evaluate(self, sets: Mapping[str, Examples]) -> dict[str, float]:
         """Metrics of some sets, as "set/metric"; all ranks must call it."""
         metrics: dict[str, float] = {}
         for name, index in sets.items():
             if name not in self.loaders:
-                self.loaders[name] = evaluation_loader(self.task, index, self.config.data, self.recordings)
+                self.loaders[name] = evaluation_loader(self.task, index, self.config.data, self.shared)
             with self.engine.evaluation():
                 measured = measure(self.task, self.loaders[name], self.engine.device)
             metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
         return metrics
 
     def name_row(self, number: int) -> str:
-        """Manifest, line and recording of a row of the training data."""
-        row = self.index.row(number)
-        return f"{row.source}:{row.line} ({row.audio})"
+        """Where a row of the training data comes from."""
+        return self.index.name(number)
 
     def save(self, folder: Path) -> None:
         """Writes a training checkpoint, on rank 0."""

@@ -37,7 +37,7 @@ class PipeConsole(Console):
 
 
 class ProgressBar(EachStep):
-    """Shows step, epoch, loss, learning rate, share of the time spent waiting for data, and audio-seconds a second.
+    """Shows step, epoch, loss, learning rate, share of the time spent waiting for data, and how much data a second.
 
     Args:
         kind: a bar, lines, nothing; or a bar in a terminal and lines elsewhere.
@@ -91,7 +91,7 @@ def status(module: TrainingModule) -> str:
     meter, rate = module.meter, module.engine.optimizer.param_groups[0]["lr"]
     return (
         f"{module.engine.steps}/{module.total_steps}  epoch {module.ledger.epoch}  loss {meter.loss:.4f}  "
-        f"lr {rate:.1e}  data {meter.data_share:.0%}  {meter.audio_rate:.0f} audio-s/s"
+        f"lr {rate:.1e}  data {meter.data_share:.0%}  {meter.rate:.0f} {module.config.data.unit.replace('_', ' ')}/s"
     )
 
 

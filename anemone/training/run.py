@@ -2,7 +2,7 @@
 
 lock               kept by the process that trains, with its number
 config.yaml        the decoded settings, labels filled in
-data.json          manifests, rows, seconds and fingerprint of each set
+data.json          rows, size and fingerprint of each set
 environment.json   versions, machine, command, git commits
 git.diff           what was not committed
 log.txt            what was said
@@ -32,7 +32,7 @@ import yaml
 import anemone
 from anemone.checkpoint.atomic import atomic_write
 from anemone.config import Tree
-from anemone.data.manifest import Index
+from anemone.data import Examples
 from anemone.errors import ConfigError, TrainingError
 
 FREE = (
@@ -89,7 +89,7 @@ def occupied(folder: Path) -> Iterator[None]:
         yield
 
 
-def describe_run(folder: Path, tree: Tree, data: Mapping[str, Index]) -> None:
+def describe_run(folder: Path, tree: Tree, data: Mapping[str, Examples]) -> None:
     """Writes what is known before training starts."""
     folder.mkdir(parents=True, exist_ok=True)
     code = {state["folder"]: state for where in (Path.cwd(), Path(__file__).parent) if (state := git_state(where))}
@@ -108,19 +108,8 @@ def describe_run(folder: Path, tree: Tree, data: Mapping[str, Index]) -> None:
     }
     write_json(folder / "environment.json", environment)
     atomic_write(folder / "git.diff", diffs[:LARGEST_DIFF].encode())
-    write_json(folder / "data.json", {name: describe_data(index) for name, index in data.items()})
+    write_json(folder / "data.json", {name: index.describe() for name, index in data.items()})
     atomic_write(folder / "config.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode())
-
-
-def describe_data(index: Index) -> Tree:
-    """Rows, seconds, fingerprint and left-out lines of an index."""
-    seconds = round(float(index.durations.sum(dtype="float64")), 3)
-    return {
-        "rows": len(index),
-        "seconds": seconds,
-        "fingerprint": index.fingerprint,
-        "left_out": len(index.problems),
-    }
 
 
 def refuse_changes(folder: Path, tree: Tree, fingerprint: str) -> None:

@@ -76,7 +76,7 @@ defaults:
   - /optim: adamw
   - /schedule: constant
   - _self_
-data: {{train: ["{manifest}"], valid: ["{manifest}"]}}
+data: {{kind: speech, train: ["{manifest}"], valid: ["{manifest}"]}}
 trainer: {{max_steps: 2, accelerator: cpu}}
 """
     )

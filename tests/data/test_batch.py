@@ -13,7 +13,7 @@ def test_collate_pads_with_zeros():
     assert [t.tolist() for t in (batch.audio_len, batch.target_len, batch.rows)] == [[3, 1], [2, 0], [8, 3]]
     assert batch.audio.dtype == torch.float32
     assert {t.dtype for t in batch[1:5]} == {torch.int64}
-    assert batch.seconds == 2.0
+    assert batch.size == 2.0
 
 
 def test_texts_may_all_be_empty():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from anemone.config import decode
 from anemone.data.augment import AugmentConfig, GainConfig, SpeedConfig, WhiteNoiseConfig
 from anemone.data.batch import Batch
-from anemone.data.loader import DataConfig, Loader
+from anemone.data.loader import Loader, SpeechDataConfig
 from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig
 from anemone.errors import ConfigError, DataError
@@ -33,7 +33,7 @@ def loader(index: Index, *, training: bool = True, plan: PlanConfig | None = Non
     data = {
         key: settings.pop(key) for key in ("num_workers", "cache_mb", "skip_bad", "eval_batch_size") if key in settings
     }
-    config = DataConfig(plan=plan or PlanConfig(batch_size=4), augment=AUGMENT, **data)
+    config = SpeechDataConfig(plan=plan or PlanConfig(batch_size=4), augment=AUGMENT, **data)
     return Loader(index, config, encode, training=training, seed=1, **settings)
 
 
@@ -63,7 +63,7 @@ def test_a_batch_holds_what_the_manifest_says(index, x):
         assert not batch.audio[i, count:].any()
         assert batch.targets[i, : batch.target_len[i]].tolist() == encode(str(number))
     assert batch.rate == 16_000
-    assert batch.seconds == pytest.approx(sum(index.row(r).duration for r in batch.rows.tolist()), abs=1e-3)
+    assert batch.size == pytest.approx(sum(index.row(r).duration for r in batch.rows.tolist()), abs=1e-3)
 
 
 plans = st.builds(
@@ -244,7 +244,7 @@ def strict_encode(text: str) -> list[int]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_cannot_be_used_is_reported_once_and_the_rest_goes_on(damaged, workers, caplog):
     index = Index.read([damaged], target="text")
-    config = DataConfig(plan=PlanConfig(batch_size=3), num_workers=workers)
+    config = SpeechDataConfig(plan=PlanConfig(batch_size=3), num_workers=workers)
     each = Loader(index, config, strict_encode, training=True)
     with caplog.at_level(logging.WARNING, "anemone.data"):
         for _ in range(2):
@@ -262,15 +262,15 @@ def test_what_cannot_be_used_is_reported_once_and_the_rest_goes_on(damaged, work
 def test_a_batch_that_loses_all_its_utterances_leaves_an_empty_step(damaged):
     index = Index.read([damaged], target="text")
     plan = PlanConfig(batch_size=1, shuffle=False)
-    each = Loader(index, DataConfig(plan=plan), strict_encode, training=True)
+    each = Loader(index, SpeechDataConfig(plan=plan), strict_encode, training=True)
     assert [len(step) for step in each] == [1, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 1]
-    evaluation = Loader(index, DataConfig(eval_batch_size=1), strict_encode, training=False)
+    evaluation = Loader(index, SpeechDataConfig(eval_batch_size=1), strict_encode, training=False)
     assert [len(step) for step in evaluation] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_cannot_be_used_ends_the_run_by_setting(damaged, workers):
-    config = DataConfig(plan=PlanConfig(shuffle=False), skip_bad=False, num_workers=workers)
+    config = SpeechDataConfig(plan=PlanConfig(shuffle=False), skip_bad=False, num_workers=workers)
     each = Loader(Index.read([damaged], target="text"), config, strict_encode, training=True)
     with pytest.raises(DataError, match=r"damaged\.jsonl:2: `.*absent\.wav` must be an audio file, but does not exist"):
         list(each)
@@ -281,15 +281,15 @@ def test_nothing_to_use_ends_the_run(manifest):
     with pytest.raises(
         DataError, match=r"none of 5 utterances could be used; the first: .*manifest\.jsonl:\d: `.*\.wav`"
     ):
-        list(Loader(Index.read([few], target="text"), DataConfig(), strict_encode, training=True))
+        list(Loader(Index.read([few], target="text"), SpeechDataConfig(), strict_encode, training=True))
     many = manifest([{"audio_filepath": f"{i}.wav", "duration": 1, "text": "1"} for i in range(500)])
     with pytest.raises(DataError, match=r"none of 1\d\d utterances could be used"):
-        list(Loader(Index.read([many], target="text"), DataConfig(), strict_encode, training=True))
+        list(Loader(Index.read([many], target="text"), SpeechDataConfig(), strict_encode, training=True))
 
 
 def test_a_rank_whose_share_is_useless_leaves_the_decision_to_those_who_know_all(damaged, caplog):
     index = Index.read([damaged], target="text")
-    config = DataConfig(plan=PlanConfig(batch_size=1, shuffle=False), eval_batch_size=1)
+    config = SpeechDataConfig(plan=PlanConfig(batch_size=1, shuffle=False), eval_batch_size=1)
     caplog.clear()
     for training in (True, False):
         each = [Loader(index, config, strict_encode, training=training, rank=rank, world=6) for rank in range(6)]
@@ -304,7 +304,7 @@ def test_other_errors_are_not_swallowed(index):
         raise KeyError(text)
 
     with pytest.raises(KeyError):
-        list(Loader(index, DataConfig(), broken, training=True))
+        list(Loader(index, SpeechDataConfig(), broken, training=True))
 
 
 def test_the_reader_travels_to_workers_that_are_not_forked(index):
@@ -338,9 +338,9 @@ def test_what_is_too_short_or_too_long_is_counted_once_with_the_limits(index, ca
         ({"channel": -1}, r"`data\.channel` must be 0 or more"),
         ({"eval_batch_size": 0}, r"`data\.eval_batch_size` must be 1 or more"),
         ({"plan": {"batch_size": -2}}, r"`data\.plan\.batch_size` must be 1 or more"),
-        ({"trian": []}, r"`data\.trian` is not a setting of DataConfig\. Did you mean `data\.train`"),
+        ({"trian": []}, r"`data\.trian` is not a setting of SpeechDataConfig\. Did you mean `data\.train`"),
     ],
 )
 def test_impossible_settings_are_refused(tree, message):
     with pytest.raises(ConfigError, match=message):
-        decode(DataConfig, tree, "data")
+        decode(SpeechDataConfig, tree, "data")

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from anemone.cache import cache_folder
-from anemone.data.manifest import ASSETS, Index, Problem, find_manifest
+from anemone.data.manifest import ASSETS, Index, find_manifest
+from anemone.data.problems import Problem
 from anemone.errors import DataError
 
 

@@ -37,7 +37,8 @@ def settings(recordings: Path, folder: Path, **changes):
         "task": {"kind": "classification"},
         "model": SMALL_NET,
         "features": {"kind": "log_mel", "num_mels": 32, "spec_augment": {}},
-        "data": {name: [str(recordings / f"{name}.jsonl")] for name in ("train", "valid", "test")}
+        "data": {"kind": "speech"}
+        | {name: [str(recordings / f"{name}.jsonl")] for name in ("train", "valid", "test")}
         | {"plan": {"batch_size": 4}},
         "optim": {"kind": "adamw", "lr": 0.003},
         "schedule": {"kind": "cosine", "warmup_steps": 3},

@@ -319,7 +319,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(experime
     for changes, pattern in (
         ({"precision": "tf32"}, r"`precision` must be 32, 16-mixed or bf16-mixed on this device \(cpu\)"),
         ({"trainer__accelerator": "gpu"}, r"`trainer\.accelerator` must be cpu or auto where PyTorch sees no GPU"),
-        ({"data__train": []}, r"`data\.train` must be one or more manifests"),
+        ({"data__train": []}, r"`data\.train` must be one or more files"),
         ({"data__plan": {"min_seconds": 9.0}}, r"`data\.plan` must be such that it leaves some of the training data"),
         ({"trainer__devices": 2, "trainer__batches_per_step": 3}, r"`trainer\.batches_per_step` must be a multiple of"),
     ):

@@ -11,7 +11,7 @@ from anemone.training import launch
 from anemone.training.experiment import train
 from anemone.training.progress import narration
 
-NUMBERS = r"12/12  epoch 2  loss \d\.\d{4}  lr \d\.\de-\d\d  data \d+%  \d+ audio-s/s"
+NUMBERS = r"12/12  epoch 2  loss \d\.\d{4}  lr \d\.\de-\d\d  data \d+%  \d+ audio seconds/s"
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_elsewhere_there_are_lines_without_control_codes(shown):
 
 
 def test_silence_is_kept(shown):
-    assert "audio-s/s" not in shown("none", force_terminal=True, width=120)
+    assert "audio seconds/s" not in shown("none", force_terminal=True, width=120)
 
 
 def test_what_is_said_is_printed_as_it_is(tmp_path):
