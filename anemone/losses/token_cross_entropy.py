@@ -19,7 +19,8 @@ from anemone.losses import LossSum
 IGNORED = -100
 """The target of a position that does not count."""
 
-BLOCK = 1 << 17  # scores that are in work at a time: they stay in the processor's cache
+BLOCKS = {"cpu": 1 << 17}  # scores that are in work at a time, by device: on a CPU they stay in its cache
+BLOCK = 1 << 26  # elsewhere
 
 TokenCrossEntropy = Callable[[Tensor, Tensor], LossSum]
 
@@ -82,7 +83,7 @@ def _part(logits: Tensor) -> _Part:
 
 
 def _blocks(logits: Tensor) -> Iterator[slice]:
-    rows = max(1, BLOCK // max(1, logits.shape[1]))
+    rows = max(1, BLOCKS.get(logits.device.type, BLOCK) // max(1, logits.shape[1]))
     return (slice(start, start + rows) for start in range(0, len(logits), rows))
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from anemone.config import decode, load_class
 from anemone.losses import LOSSES
-from anemone.losses.token_cross_entropy import IGNORED, token_cross_entropy
+from anemone.losses.token_cross_entropy import BLOCKS, IGNORED, token_cross_entropy
 from anemone.testing import run_ranks
 
 V = 60
@@ -38,7 +38,7 @@ def expected(logits, targets):
 )
 def test_loss_and_gradient_are_those_of_pytorch(monkeypatch, dtype, rtol, block):
     """The loss to 1e-6 in any type, the gradient to the rounding of its type."""
-    monkeypatch.setattr("anemone.losses.token_cross_entropy.BLOCK", block)
+    monkeypatch.setitem(BLOCKS, "cpu", block)
     logits, targets = scores(dtype)
     loss, gradient = expected(logits, targets)
     x = logits.clone().requires_grad_()
