@@ -126,12 +126,16 @@ def grouped_swiglu(x: Tensor, sizes: Tensor, gate: Tensor, up: Tensor, down: Ten
         up: (C, F, D) weights.
         down: (C, D, F) weights.
     """
-    kind = x.device.type
-    short = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    x, gate, up, down = (t.to(short) for t in (x, gate, up, down))  # autocast knows no grouped products
+    x, gate, up, down = (t.to(working_dtype(x)) for t in (x, gate, up, down))
     ends = sizes.cumsum(0).to(torch.int32)
     h = F.silu(F.grouped_mm(x, gate.mT, offs=ends)) * F.grouped_mm(x, up.mT, offs=ends)
     return F.grouped_mm(h, down.mT, offs=ends)
+
+
+def working_dtype(x: Tensor) -> torch.dtype:
+    """The format that products of ``x`` are computed in, for operations that autocast does not know."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 # --- sorting tokens by expert -----------------------------------------------------------------------------------------
