@@ -14,12 +14,13 @@ when processes are started machine by machine, and ``dp_replicate`` and ``pp`` r
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from anemone.config import must
+from anemone.config import must, of_kind
+from anemone.parallel.recompute import RECOMPUTE
 
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 """From outermost to innermost."""
@@ -87,8 +88,8 @@ class ParallelConfig:
     stages_per_rank: int | None = None
     """Stages that a rank of a pipeline holds; null takes the schedule's usual number."""
 
-    recompute: str = "none"
-    """Which activations are computed again in the backward pass instead of kept."""
+    recompute: Any = of_kind(RECOMPUTE, optional=True)
+    """Which activations are computed again in the backward pass instead of kept; null keeps all."""
 
     compile: bool = False
     """Whether each block is compiled."""

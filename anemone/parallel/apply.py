@@ -1,0 +1,265 @@
+"""Laying a network out over a mesh: one function, in a fixed order, by the tables of `anemone.parallel.plans`.
+
+    stages -> 8-bit products -> tensor -> context -> experts -> recomputation -> compilation -> sharding
+
+The network itself knows nothing of it, and its parameters keep their names.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from anemone.config import must
+from anemone.parallel import pipeline
+from anemone.parallel.gradients import BucketedSum, sum_partial, total_norm
+from anemone.parallel.mesh import Mesh
+from anemone.parallel.plans import Planned, find_plans, matching
+from anemone.parallel.tensor import apply_tensor
+
+MODEL_AXES = ("pp", "cp", "tp", "ep")
+"""Axes that need to know the architecture."""
+
+
+def parallelize(
+    network: nn.Module,
+    mesh: Mesh,
+    *,
+    short: torch.dtype | None = None,
+    fp8: Literal["tensorwise", "rowwise"] | None = None,
+) -> "Parallel":
+    """Lays a network out over a mesh, in place.
+
+    Args:
+        network: of a task, with all its layers, the same on all ranks or on the meta device.
+        mesh: of all processes.
+        short: the format that weights and states are computed in; weights stay float32 for the optimizer, and
+            gradients are summed in float32. Needs a process group, if only of one.
+        fp8: how products are scaled to 8 bits, if they are.
+
+    Raises:
+        ConfigError: the network cannot be laid out so; names the setting and the fix.
+    """
+    config, planned = mesh.config, find_plans(network)
+    for axis in MODEL_AXES:
+        degree = getattr(config, axis)
+        rule = f"1, as no part of {type(network).__name__} has a plan"
+        must(degree == 1 or bool(planned), f"parallel.{axis}", rule, value=degree)
+    for part in planned:
+        check(part, mesh)
+    stages: dict[int, nn.Module] = {0: network}
+    layers: dict[int, list[str]] = {}
+    if config.pp > 1:
+        whole = planned[0].module is network
+        must(whole, "parallel.pp", f"1, as {type(network).__name__} has no stages", value=config.pp)
+        layers = pipeline.split(network, planned[0].plan, mesh)
+    for part in planned:
+        _lay_out(part, mesh, fp8)
+    if config.pp > 1:
+        last = config.pp * (config.stages_per_rank or 1) - 1
+        stages = {
+            number: pipeline.view(network, planned[0].plan, names, first=number == 0, last=number == last)
+            for number, names in layers.items()
+        }
+    if config.sharded > 1 or short is not None:
+        for stage in stages.values():
+            _shard(stage, mesh, short)
+    return Parallel(network, stages, mesh, short or torch.float32)
+
+
+def check(part: Planned, mesh: Mesh) -> None:
+    """Raises unless the numbers of a network divide by the degrees of a mesh.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    config, (_, module, plan) = mesh.config, part
+    experts = _children(module, plan.experts)
+    for axis, able in (("pp", plan.layers), ("cp", plan.cores), ("tp", plan.tensor), ("ep", experts)):
+        degree = getattr(config, axis)
+        must(degree == 1 or bool(able), f"parallel.{axis}", f"1 for this {type(module).__name__}", value=degree)
+    for setting, attribute in plan.divides.items():
+        number: Any = module
+        for step in attribute.split("."):
+            number = getattr(number, step)
+        rule = f"a divisor of {number}, which `{setting}` gives"
+        must(number % config.tp == 0, "parallel.tp", rule, value=config.tp, hint="Change either of them.")
+
+
+def _lay_out(part: Planned, mesh: Mesh, fp8: Literal["tensorwise", "rowwise"] | None) -> None:
+    """All that happens to a part of a network before it is sharded."""
+    config, (_, module, plan) = mesh.config, part
+    if fp8 is not None:
+        from anemone.parallel.fp8 import convert
+
+        convert(module, plan, fp8, tensor_parallel=config.tp)
+    if config.tp > 1:
+        apply_tensor(module, plan, mesh)
+        _tie(module)
+    if config.cp > 1:
+        from anemone.parallel.context import apply_context
+
+        apply_context(module, plan, mesh)
+    if mesh.world is not None and _children(module, plan.experts):
+        from anemone.parallel.expert import apply_experts
+
+        apply_experts(module, plan, mesh)
+    if config.recompute is not None:
+        from anemone.parallel.recompute import recompute
+
+        recompute(module, plan, config.recompute)
+    if config.compile:
+        from anemone.parallel.compilation import compile_blocks
+
+        compile_blocks(module, plan, tensor_parallel=config.tp > 1)
+
+
+def _tie(module: nn.Module) -> None:
+    """Ties weights again that are tied by design, after their modules were given new ones."""
+    if isinstance(module, Tied):
+        module.tie()
+
+
+@runtime_checkable
+class Tied(Protocol):
+    """A network some of whose modules share weights."""
+
+    def tie(self) -> None:
+        """Makes them share again."""
+
+
+# --- sharding ---------------------------------------------------------------------------------------------------------
+
+
+def _shard(root: nn.Module, mesh: Mesh, short: torch.dtype | None) -> None:
+    """Shards the weights of a network or stage over ``dp_shard`` x ``cp``, each block, end and planned part by itself.
+
+    What is outside of planned parts, such as features and heads of speech, computes in float32 always.
+    """
+    copies = ("dp_replicate",) if mesh.size("dp_replicate") > 1 else ()
+    over, expert = mesh.over(*copies, "fsdp"), mesh.over(*copies, "efsdp")
+    reduced = torch.float32 if short else None
+    policy = MixedPrecisionPolicy(param_dtype=short, reduce_dtype=reduced, cast_forward_inputs=False)
+    again = mesh.config.zero == 3
+    for _, part, plan in find_plans(root):
+        if mesh.size("ep") > 1:
+            for experts in _children(part, plan.experts):
+                fully_shard(experts, mesh=expert, mp_policy=policy, reshard_after_forward=again)
+        blocks = [
+            fully_shard(block, mesh=over, mp_policy=policy, reshard_after_forward=again)
+            for block in _children(part, plan.blocks)
+        ]
+        _prefetch(blocks, mesh.config.prefetch)
+        ends = () if _shared(part) else plan.last if mesh.size("tp") > 1 else (*plan.first, *plan.last)
+        for end in _children(part, ends):  # the output of an embedding under tp is a view, which FSDP warns about
+            fully_shard(end, mesh=over, mp_policy=policy, reshard_after_forward=again)
+        outer = None if part is root else torch.float32 if short else None
+        around = MixedPrecisionPolicy(param_dtype=short, reduce_dtype=reduced, output_dtype=outer)
+        fully_shard(part, mesh=over, mp_policy=around, reshard_after_forward=False)
+    if not isinstance(root, FSDPModule):
+        fully_shard(root, mesh=over, mp_policy=MixedPrecisionPolicy(), reshard_after_forward=False)
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+
+
+def _children(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    return [module for pattern in patterns for _, module in matching(network, pattern)]
+
+
+def _shared(network: nn.Module) -> bool:
+    """Whether some weight has two names."""
+    return len(list(network.named_parameters(remove_duplicate=False))) > len(list(network.parameters()))
+
+
+def _prefetch(blocks: Sequence[FSDPModule], ahead: int) -> None:
+    """Lets each block gather the weights of the next ones early, and on the way back of those before it."""
+    for number, block in enumerate(blocks if ahead else ()):
+        block.set_modules_to_forward_prefetch(list(blocks[number + 1 : number + 1 + ahead]))
+        block.set_modules_to_backward_prefetch(list(blocks[max(0, number - ahead) : number][::-1]))
+
+
+# --- what came of it --------------------------------------------------------------------------------------------------
+
+
+class Parallel:
+    """A network that is laid out over a mesh, and what a step must do with it beside forward and backward.
+
+    Without a pipeline, a step is ``begin(last)``, forward and backward for each micro-batch, then `reduce`; with one, a
+    step of the `schedule`, then `reduce`. Gradients are sums over micro-batches and ranks afterwards, never means.
+
+    Args:
+        network: all layers of this rank.
+        stages: number of each stage of this rank -> its module.
+        mesh: of all processes.
+        states: format of what stages pass on.
+    """
+
+    def __init__(self, network: nn.Module, stages: Mapping[int, nn.Module], mesh: Mesh, states: torch.dtype) -> None:
+        self.network, self.mesh, self._numbered, self._states = network, mesh, dict(stages), states
+        self.stages = list(stages.values())
+        """The network itself without a pipeline; else a view of it for each stage, in the order of the pipeline."""
+        last = mesh.config.pp * (mesh.config.stages_per_rank or 1) - 1
+        self.is_first, self.is_last = 0 in stages, last in stages
+        self._roots = [stage for stage in self.stages if isinstance(stage, FSDPModule)]
+
+    @functools.cached_property
+    def _sums(self) -> BucketedSum | None:
+        """What sums gradients that are not sharded. Made in the first step, as weights may have no memory before."""
+        over = None if self._roots else self.mesh.axis("loss")
+        if over is None:
+            return None
+        return BucketedSum(self.network.parameters(), over.get_group(), overlap=self.mesh.config.pp == 1)
+
+    def begin(self, last: bool) -> None:
+        """Prepares the forward and backward of one micro-batch; a pipeline does so itself.
+
+        Args:
+            last: whether it is the last one of the step, after which gradients are summed over ranks.
+        """
+        for root in self._roots:
+            root.set_is_last_backward(last)
+            root.set_requires_gradient_sync(last or self.mesh.config.zero > 1)
+            root.set_requires_all_reduce(last)
+            root.set_reshard_after_backward(last or self.mesh.config.zero == 3)
+        if last and self._sums is not None:
+            self._sums.arm()
+
+    def reduce(self) -> None:
+        """Sums over ranks what has not been summed in the last backward; call it once a step, on every rank."""
+        if self._sums is not None:
+            self._sums.finish()
+        sum_partial(self.network.parameters())
+
+    def grad_norm(self) -> Tensor:
+        """Computes the norm of the gradient of the whole model, float32, the same on all ranks."""
+        pipe = self.mesh.axis("pp")
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        return total_norm(gradients, pipe.get_group() if pipe else None)
+
+    def schedule(self, loss: pipeline.Loss, num_micro_batches: int) -> pipeline.Pipeline:
+        """Returns what drives micro-batches through the stages of a pipeline.
+
+        Args:
+            loss: from the output of the last stage and the number of the micro-batch to what is to become small.
+            num_micro_batches: of a training step, for each pipeline.
+
+        Raises:
+            ConfigError: the schedule cannot take so many micro-batches.
+        """
+        config = self.mesh.config
+        pipeline.check_count(config.schedule, config.pp, num_micro_batches)
+        return pipeline.Pipeline(self._numbered, self.mesh, loss, states=self._empty_states)
+
+    def _empty_states(self, inputs: pipeline.Inputs) -> Tensor:
+        """A tensor on meta like the states (B, N, D) that stages pass on for a micro-batch of tokens (B, N)."""
+        tokens, config = inputs[0], self.mesh.config
+        assert tokens is not None
+        parts = config.tp if config.sequence_parallel else 1
+        width: Any = self.network.d_model
+        shape = (tokens.shape[0], tokens.shape[1] // parts, width)
+        return torch.empty(shape, dtype=self._states, device="meta", requires_grad=True)

@@ -1,0 +1,129 @@
+"""Tensor parallelism: matrices divided over processes, and between them the sequence (arXiv:1909.08053, 2205.05198).
+
+A plan gives each module a style by name. Weights become `DTensor`s; what modules pass on to each other stays plain
+tensors, of which each process has its part:
+
+    embedding        rows of the table, one part of the vocabulary each; gives a part of the sequence
+    norm             whole weights, on a part of the sequence
+    whole            collects the sequence for the modules inside
+    column           columns of a matrix: takes the whole sequence, gives a part of the width
+    row              rows of a matrix: takes a part of the width, gives a part of the sequence
+    logits           columns of the last matrix; gives a part of the vocabulary, or all of it
+    column_gathered  columns of a matrix that gives its whole width
+
+Without sequence parallelism, "a part of the sequence" is the whole of it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+from anemone.config import must
+from anemone.parallel.mesh import Mesh
+from anemone.parallel.plans import Plan, matching
+
+
+class Between(NamedTuple):
+    """How states lie between matrices, and the logits after the last."""
+
+    states: Placement
+    logits: Placement
+
+
+class WholeInput(ParallelStyle):
+    """Collects a module's first input; where it was whole already, its gradients are summed once for all users.
+
+    Args:
+        states: how the input lies.
+    """
+
+    def __init__(self, states: Placement) -> None:
+        super().__init__()
+        self.states = states
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        def collect(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            first, *rest = inputs
+            if not isinstance(first, DTensor):
+                first = DTensor.from_local(first, device_mesh, (self.states,), run_check=False)
+            return (first.redistribute(placements=(Replicate(),)), *rest)
+
+        module.register_forward_pre_hook(collect)
+        return module
+
+
+def _norm(between: Between) -> ParallelStyle | None:
+    return SequenceParallel() if between.states.is_shard() else None
+
+
+def _logits(between: Between) -> ParallelStyle:
+    whole = between.logits.is_replicate()
+    return ColwiseParallel(input_layouts=between.states, output_layouts=between.logits, use_local_output=whole)
+
+
+STYLES: dict[str, Callable[[Between], ParallelStyle | None]] = {
+    "embedding": lambda between: RowwiseParallel(input_layouts=Replicate(), output_layouts=between.states),
+    "norm": _norm,
+    "whole": lambda between: WholeInput(between.states),
+    "column": lambda between: ColwiseParallel(),
+    "row": lambda between: RowwiseParallel(output_layouts=between.states),
+    "logits": _logits,
+    "column_gathered": lambda between: ColwiseParallel(output_layouts=Replicate()),
+}
+
+WIDTHS = {"embedding": 0, "column": 0, "row": 1, "logits": 0, "column_gathered": 0}
+"""Style -> the dimension of the weight that is divided."""
+
+
+def apply_tensor(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
+    """Divides the matrices of a network over ``tp``, as its plan says.
+
+    Args:
+        network: changed in place; a stage of a pipeline will do.
+        plan: of its class.
+        mesh: with more than one rank along ``tp``.
+
+    Raises:
+        ConfigError: a matrix cannot be divided evenly; names it.
+    """
+    axis = mesh.axis("tp")
+    assert axis is not None
+    config = mesh.config
+    between = Between(
+        states=Shard(1) if config.sequence_parallel and "norm" in plan.tensor.values() else Replicate(),
+        logits=Shard(-1) if config.loss_parallel else Replicate(),
+    )
+    for pattern, name in plan.tensor.items():
+        style = STYLES[name](between)
+        for path, module in matching(network, pattern):
+            if style is None:
+                continue
+            if name in WIDTHS:
+                if not isinstance(module, nn.Linear | nn.Embedding):
+                    continue  # a convolution over several frames stays whole
+                width = module.weight.shape[WIDTHS[name]]
+                rule = f"a divisor of {width}, a width of `{path}`"
+                must(width % config.tp == 0, "parallel.tp", rule, value=config.tp)
+            if name == "embedding" and between.states.is_shard():
+                module.register_forward_pre_hook(_divisible(config.tp))
+            parallelize_module(module, axis, style)
+
+
+def _divisible(tp: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def check(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        tokens: Tensor = inputs[0]
+        rule = "a multiple of tp under sequence parallelism, in the part that each rank of cp has"
+        hint = "Or set parallel.sequence_parallel=false."
+        must(tokens.shape[1] % tp == 0, "data.sequence_len", rule, value=tokens.shape[1], hint=hint)
+
+    return check
