@@ -17,7 +17,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anemone import tasks
 from anemone.checkpoint.atomic import standing
-from anemone.checkpoint.fit import load_tensors_into
 from anemone.data import Examples
 from anemone.errors import AnemoneError, TrainingError
 from anemone.training import ranks
@@ -174,10 +173,17 @@ class Checkpoints(EachStep):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):
                 logger.save()
-        module.save(self.folder)
-        if ranks.rank() == 0:
-            prune(self.folder, set(sorted(checkpoints(self.folder))[-self.keep :]) | best)
+        module.save(lambda: prune(self.folder, set(sorted(checkpoints(self.folder))[-self.keep :]) | best))
+        if module.stop:
+            module.saver.wait()
         module.meter.pause()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lets a save that is under way end, though training has failed."""
+        try:
+            cast(TrainingModule, pl_module).saver.wait()
+        except AnemoneError as error:
+            log.warning("%s", error)
 
 
 class Finish(Callback):
@@ -246,9 +252,7 @@ class Finish(Callback):
         best = dict(module.ledger.best)
         step = int(best.pop("step"))
         if step != module.engine.steps:
-            saved = read_checkpoint(standing(self.folder / "checkpoints" / f"step_{step}"))
-            load_tensors_into(module.task, saved.model)
-            module.engine.load_state_dict(saved.state["engine"])
+            module.load(read_checkpoint(standing(self.folder / "checkpoints" / f"step_{step}"), module.saver.group))
         return best
 
 

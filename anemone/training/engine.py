@@ -16,18 +16,17 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from anemone.data import MicroBatch
 from anemone.errors import TrainingError
 from anemone.losses import LossSum
-from anemone.nn.moe import set_balance_scale
-from anemone.parallel.apply import Parallel
+from anemone.nn.moe import Balance, set_balance_scale
 from anemone.parallel.gradients import local
 from anemone.tasks.task import Task, inference
 from anemone.training import ranks
@@ -36,6 +35,9 @@ from anemone.training.precision import Scaler
 from anemone.training.precision import precision as find_precision
 from anemone.training.schedules import Schedule
 from anemone.training.share import Share
+
+if TYPE_CHECKING:
+    from anemone.parallel.apply import Parallel
 
 log = logging.getLogger("anemone.training")
 
@@ -93,7 +95,7 @@ class Engine:
         optimizer: Optimizer,
         schedule: Schedule,
         *,
-        parallel: Parallel | None = None,
+        parallel: "Parallel | None" = None,
         precision: str = "32",
         clip_norm: float | None = None,
         ema_decay: float = 0.0,
@@ -106,14 +108,16 @@ class Engine:
         self.clip_norm, self.seed = clip_norm, seed
         self.max_nonfinite, self.name_row = max_nonfinite, name_row
         self.take = take or optimizer.step
-        self.parameters = [p for p in task.parameters() if p.requires_grad]
+        self.named = {name: p for name, p in task.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
         self.device = self.parameters[0].device
         self.precision = find_precision(precision, self.device)
         self.precision.prepare(self.device)
         self.scaler = Scaler(enabled=self.precision.scaled)
-        self.parallel, mesh = parallel, parallel and parallel.mesh
+        self.parallel, mesh = parallel, parallel.mesh if parallel else None
         self.share = Share(parallel, task, self.precision, self.device) if parallel else None
         self.data_rank, self.data_world = (mesh.data_rank, mesh.data_world) if mesh else (ranks.rank(), ranks.world())
+        self.balances = nn.ModuleList(m for m in task.modules() if isinstance(m, Balance))
         self.readers = ranks.groups(mesh, "loss")
         """Ranks that read different data, or parts of it."""
         self.peers = ranks.groups(mesh, "loss", "pp")
@@ -178,21 +182,39 @@ class Engine:
             self.average.settle()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a step changes, beside the weights and buffers of the task."""
+        """All that a step changes, beside the weights and buffers of the task: live tensors, by parameter."""
+        memory = self.optimizer.state
         return {
             "steps": self.steps,
             "nonfinite": self.nonfinite,
             "unit": self.unit,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {name: dict(memory[p]) for name, p in self.named.items() if memory.get(p)},
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average else {},
         }
 
+    def allocate(self) -> None:
+        """Gives the optimizer its memory, for a saved one to be read into: a step at rate 0 along no gradient."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        for p in self.parameters:
+            p.grad = torch.zeros_like(p)
+        self.optimizer.step()
+        for p in self.parameters:
+            p.grad = None
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state; call it after the task has its weights."""
+        """Goes on from a saved state, by copies of its tensors where they are not the engine's own.
+
+        Call it after the task has its weights.
+        """
         self.steps, self.nonfinite = state["steps"], state["nonfinite"]
-        if state["optimizer"]:
-            self.optimizer.load_state_dict(state["optimizer"])
+        for name, p in self.named.items():
+            own = self.optimizer.state.pop(p, {})
+            if saved := state["optimizer"].get(name):
+                self.optimizer.state[p] = {
+                    key: value if own.get(key) is value else value.detach().clone() for key, value in saved.items()
+                }
         self.unit = state.get("unit", 0.0)
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
@@ -224,7 +246,7 @@ class Engine:
         self._seed(len(before))
         with self.precision.autocast(self.device):
             total, count = self.task.loss(batch)
-        unit = self.unit or _unit(before or [LossSum(total, count)])
+        unit = self._unit(before or [LossSum(total, count)])
         set_balance_scale(self.balances, self.scaler.factor / unit * weight)
         self.scaler.scale(total * weight / unit if weight != 1 else total / unit).backward()  # type: ignore[no-untyped-call]
         return LossSum(total.detach(), count.detach())
@@ -265,6 +287,12 @@ class Engine:
         """Makes a forward draw the same whichever rank it runs on."""
         seed_forward(mix(self.seed, self.steps, number * self.data_world + self.data_rank), self.device)
 
+    def _unit(self, losses: Sequence[LossSum]) -> Tensor | float:
+        """What sums are divided by before going backward, so that float16 gradients are of an ordinary size."""
+        if self.share:
+            return self.unit
+        return losses[0][1].detach().clamp(min=1) if losses else 1.0
+
     def _agree_on_unit(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Takes, once in a run, about the size of a micro-batch as the unit: a power of two, which rounds nothing."""
         if not self.unit:
@@ -282,7 +310,7 @@ class Engine:
                 p.grad = torch.zeros_like(p)
         gradients = [local(p.grad) for p in self.parameters if p.grad is not None]
         if not alone:
-            torch._foreach_mul_(gradients, (self.unit or _unit(losses)) / sums[1].clamp(min=1))
+            torch._foreach_mul_(gradients, self._unit(losses) / sums[1].clamp(min=1))
         if not alone and self.parallel is None:
             ranks.sum_together(gradients)
         self.scaler.unscale(gradients)
@@ -312,9 +340,9 @@ class Engine:
 
     def _complain(self, result: StepResult, micro_batches: Sequence[MicroBatch], losses: list[LossSum]) -> None:
         """Names the utterances of a step without a finite loss or gradient; stops the run if such steps go on."""
-        pairs = zip(micro_batches, losses, strict=True)
+        pairs = zip(micro_batches, losses, strict=False)
         here = [row for batch, loss in pairs for row in self._suspects(batch, loss, result)]
-        rows = ranks.gather_numbers(here, self.device)
+        rows = list(dict.fromkeys(ranks.gather_numbers(here, self.device)))
         names = ", ".join(self.name_row(row) for row in rows[:SHOWN])
         more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
         value = result.loss if result.skipped == "loss" else result.grad_norm
@@ -334,6 +362,8 @@ class Engine:
         rows: list[int] = batch.rows.tolist()
         if result.skipped == "loss" and bool(torch.isfinite(loss[0])):
             return []
+        if self.share:  # looking at one alone would need all ranks
+            return rows
         guilty = []
         with inference(self.task), self.precision.autocast(self.device):
             for i, row in enumerate(rows):
@@ -358,8 +388,3 @@ def seed_forward(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
-
-
-def _unit(losses: Sequence[LossSum]) -> Tensor | float:
-    """What this rank divides its sums by before going backward, so that float16 gradients are of an ordinary size."""
-    return losses[0][1].detach().clamp(min=1) if losses else 1.0

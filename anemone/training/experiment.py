@@ -10,6 +10,7 @@ from anemone.decoding import DECODERS
 from anemone.features import FEATURES
 from anemone.losses import LOSSES
 from anemone.models import MODELS
+from anemone.parallel.mesh import ParallelConfig
 from anemone.tasks import TASKS
 from anemone.tasks.task import Task, refuse_strangers
 from anemone.training.evaluation import evaluate as evaluate
@@ -86,6 +87,9 @@ class CheckpointConfig:
     keep: int = 2
     """How many training checkpoints stay."""
 
+    asynchronous: bool = False
+    """Whether checkpoints are written while training goes on, from a copy in the host's memory."""
+
     weights: Literal["last", "best"] = "last"
     """Whether the archive gets the last weights or those of the best evaluation on the first validation set."""
 
@@ -154,6 +158,9 @@ class ExperimentConfig:
 
     trainer: TrainerConfig
     """How long, on what."""
+
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How it is spread over processes."""
 
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When to save."""

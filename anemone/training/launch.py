@@ -25,7 +25,7 @@ from anemone.training.loggers import build_loggers
 from anemone.training.module import TrainingModule
 from anemone.training.precision import precision
 from anemone.training.progress import PipeConsole, ProgressBar, narration
-from anemone.training.resume import newest_checkpoint
+from anemone.training.resume import checkpoints
 from anemone.training.run import counted, describe_run, occupied, refuse_changes
 from anemone.training.strategy import Joined
 
@@ -57,15 +57,13 @@ def launch(config: ExperimentConfig) -> TrainResult:
     with occupied(folder) if ranks.is_first() else nullcontext(), narration(folder, console):
         if ranks.is_first():
             describe_run(folder, tree, sets)
-        found = newest_checkpoint(folder / "checkpoints")
-        start = found[0] if found else 0
+        start = max(checkpoints(folder / "checkpoints"), default=0)
         task = build_task(config)
         module = TrainingModule(
             task,
             config,
             sets,
             total_steps=total_steps(config, task, sets["train"]),
-            checkpoint=found and found[1],
         )
         for remark in remarks:
             log.warning("%s", remark)

@@ -31,8 +31,8 @@ class MetricsTable(Logger):
     def __init__(self, path: Path, step: int) -> None:
         super().__init__()
         self.path = path
-        self.rows = [row for row in read_rows(path) if int(row["step"]) <= step]
-        self._rewrite()
+        self.rows = read_rows(path)
+        self.rewind(step)
 
     @property
     def name(self) -> str:
@@ -60,6 +60,11 @@ class MetricsTable(Logger):
                 csv.DictWriter(file, self.columns, lineterminator="\n").writerow(self.rows[-1])
         else:
             self._rewrite()
+
+    def rewind(self, step: int) -> None:
+        """Drops the rows of later steps."""
+        self.rows = [row for row in self.rows if int(row["step"]) <= step]
+        self._rewrite()
 
     def save(self) -> None:
         """Flushes the rows to disk."""

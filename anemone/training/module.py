@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.optim import Optimizer
 
-from anemone.checkpoint.fit import load_tensors_into
 from anemone.config import Tree
 from anemone.data import Examples, MicroBatch, StepLoader
 from anemone.data.loader import HOPELESS
@@ -21,7 +20,8 @@ from anemone.tasks.task import Task
 from anemone.training import ranks
 from anemone.training.engine import Engine, StepResult
 from anemone.training.evaluation import evaluation_loader, measure
-from anemone.training.resume import Checkpoint, random_states, set_random_states, write_checkpoint
+from anemone.training.loggers import MetricsTable
+from anemone.training.resume import Saved, Saver, checkpoints, newest_checkpoint, random_states, set_random_states
 
 if TYPE_CHECKING:
     from anemone.training.experiment import ExperimentConfig
@@ -142,7 +142,6 @@ class TrainingModule(LightningModule):
         config: of the run.
         sets: the data by name; "train" is the one to train on.
         total_steps: of the run.
-        checkpoint: what the run goes on from.
     """
 
     engine: Engine
@@ -155,7 +154,6 @@ class TrainingModule(LightningModule):
         sets: Mapping[str, Examples],
         *,
         total_steps: int,
-        checkpoint: Checkpoint | None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -166,7 +164,8 @@ class TrainingModule(LightningModule):
         """Of the sets that were read."""
         self.left_out = 0
         """Utterances of the training data, over all ranks, that were said to be left out."""
-        self.total_steps, self.checkpoint = total_steps, checkpoint
+        self.total_steps = total_steps
+        self.saver = Saver(Path(config.run.folder) / "checkpoints")
         self.ledger, self.meter = Ledger(), Meter()
         self.stop = ""
         """Why training ends after this step: "finished", "asked"; or ""."""
@@ -177,12 +176,10 @@ class TrainingModule(LightningModule):
         return optimizer
 
     def on_fit_start(self) -> None:
-        """Builds the engine and goes on from the checkpoint."""
+        """Builds the engine and goes on from the newest checkpoint that is whole."""
         c = self.config
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
-        if self.checkpoint:
-            load_tensors_into(self.task, self.checkpoint.model)
         self.engine = Engine(
             self.task,
             optimizer,
@@ -195,16 +192,21 @@ class TrainingModule(LightningModule):
             name_row=self.name_row,
             take=self.take,
         )
-        if self.checkpoint:
-            state = self.checkpoint.state
-            if state["optim"] != type(c.optim).__name__:
-                log.warning("`optim` is of another kind than before: it starts without a memory.")
-                state["engine"]["optimizer"] = None
-            self.engine.load_state_dict(state["engine"])
-            self.ledger = Ledger(**state["ledger"])
-            set_random_states(state["random"])
-            self.checkpoint = None
-            self._set_counters()
+        self.saver = Saver(self.saver.folder, ranks.own_group(), asynchronous=c.checkpoint.asynchronous)
+        if saved := newest_checkpoint(self.saver.folder, self.saver.group):
+            self._go_on(saved)
+
+    def _go_on(self, saved: Saved) -> None:
+        """Goes on from a checkpoint; of a table of metrics, what came after it is dropped."""
+        state = self.load(saved)
+        self.ledger = Ledger(**state["ledger"])
+        set_random_states(state["random"])
+        self._set_counters()
+        if saved.step < max(checkpoints(self.saver.folder)):
+            log.info("The run goes on from step %d.", saved.step)
+            for logger in self.trainer.loggers:
+                if isinstance(logger, MetricsTable):
+                    logger.rewind(saved.step)
 
     def take(self) -> None:
         """Steps the optimizer and counts it, as Lightning's own wrapper does in ten times the time."""
@@ -288,13 +290,27 @@ class TrainingModule(LightningModule):
         """Where a row of the training data comes from."""
         return self.index.name(number)
 
-    def save(self, folder: Path) -> None:
-        """Writes a training checkpoint, on rank 0."""
-        if ranks.rank() == 0:
-            state: Tree = {
-                "optim": type(self.config.optim).__name__,
-                "engine": self.engine.state_dict(),
-                "ledger": asdict(self.ledger),
-                "random": random_states(),
-            }
-            write_checkpoint(folder, self.engine.steps, Checkpoint(self.task.state_dict(), state))
+    def state(self) -> Tree:
+        """All that a run goes on from: numbers, and the tensors that this rank holds."""
+        return {
+            "optim": type(self.config.optim).__name__,
+            "model": self.task.state_dict(),
+            "engine": self.engine.state_dict(),
+            "ledger": asdict(self.ledger),
+            "random": random_states(),
+        }
+
+    def save(self, then: Callable[[], object]) -> None:
+        """Writes a training checkpoint, then calls a function on rank 0; all ranks must call it."""
+        self.saver.save(self.engine.steps, self.state(), then)
+
+    def load(self, saved: Saved) -> Tree:
+        """Takes weights and the engine's state from a checkpoint; returns all of it. All ranks must call it."""
+        self.engine.allocate()
+        into = self.state()
+        if saved.numbers["optim"] != into["optim"]:
+            log.warning("`optim` is of another kind than before: it starts without a memory.")
+            into["engine"]["optimizer"] = {}
+        state = saved.load(into, self.saver.group, optional=("engine", "random"))
+        self.engine.load_state_dict({"optimizer": {}, **state["engine"]})
+        return state

@@ -2,10 +2,19 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from anemone.parallel.mesh import Mesh
+
+Thing = TypeVar("Thing")
+Group = dist.ProcessGroup | None
+"""Ranks that talk to each other; None: all."""
+
+ALL: tuple[Group, ...] = (None,)
 
 BUCKET = 8 * 1024 * 1024
 """Numbers summed in one message: enough to amortise its latency, few enough to copy."""
@@ -29,13 +38,31 @@ def is_first() -> bool:
     return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
 
 
-def sum_together(tensors: Sequence[Tensor]) -> None:
-    """Replaces each tensor by its sum over ranks, many in one message."""
-    if world() == 1:
+def groups(mesh: Mesh | None, *axes: str) -> tuple[Group, ...]:
+    """The groups that a sum over some axes of a mesh is made in, one after the other; all ranks without a mesh."""
+    if mesh is None:
+        return ALL
+    return tuple(axis.get_group() for name in axes if (axis := mesh.axis(name)))
+
+
+def own_group() -> dist.ProcessGroup | None:
+    """A new group of all ranks that talk over the host's memory; None alone. All ranks must call it."""
+    return dist.new_group(backend="gloo") if world() > 1 else None
+
+
+def sum_together(tensors: Sequence[Tensor], over: Sequence[Group] = ALL) -> None:
+    """Replaces each tensor by its sum over ranks, many in one message.
+
+    Args:
+        tensors: of this rank; no DTensors.
+        over: groups, one after the other: a sum over rows of ranks, then over columns.
+    """
+    if world() == 1 or not over:
         return
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-        dist.all_reduce(flat)
+        for group in over:
+            dist.all_reduce(flat, group=group)
         start = 0
         for tensor in bucket:
             tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
@@ -56,6 +83,25 @@ def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
     votes = torch.tensor(flags, dtype=torch.float32, device=device)
     dist.all_reduce(votes)
     return [vote > 0 for vote in votes.tolist()]
+
+
+def largest(numbers: Sequence[int], device: torch.device) -> list[int]:
+    """The largest of each number over all ranks."""
+    if world() == 1:
+        return list(numbers)
+    kept = torch.tensor(numbers, dtype=torch.int64, device=device)
+    dist.all_reduce(kept, op=dist.ReduceOp.MAX)
+    return kept.tolist()
+
+
+def lend(thing: Thing | None, device: torch.device) -> Thing | None:
+    """The thing of the first rank that has one, for all that have none."""
+    owners = gather_numbers([] if thing is None else [rank()], device)
+    if world() == 1 or not owners:
+        return thing
+    box = [thing]
+    dist.broadcast_object_list(box, src=min(owners), device=device)
+    return box[0] if thing is None else thing
 
 
 def gather_numbers(numbers: Sequence[int], device: torch.device) -> list[int]:

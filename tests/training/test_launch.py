@@ -68,9 +68,9 @@ def test_a_run_learns_evaluates_and_leaves_a_folder_that_describes_it(experiment
 def test_the_archive_holds_the_averaged_weights(experiment):
     result = train(experiment(trainer__max_steps=8))
     saved = read_checkpoint(result.folder / "checkpoints" / "step_8")
-    name = next(name for name in saved.model if "head" in name and name.endswith("weight"))
-    mean = saved.state["engine"]["average"]["mean"][name]
-    assert not torch.equal(mean, saved.model[name])
+    name = next(n for n in result.task.state_dict() if "head" in n and n.endswith("weight"))
+    mean = saved.tensors[f"engine/average/mean/{name}"]
+    assert not torch.equal(mean, saved.tensors[f"model/{name}"])
     assert torch.equal(tasks.load(result.folder / "model.anemone").state_dict()[name], mean)
 
 
@@ -87,9 +87,9 @@ def test_the_best_weights_are_kept_and_chosen_on_request(experiment, monkeypatch
     result = train(experiment(checkpoint__weights="best", **changes))
     assert {p.name for p in (result.folder / "checkpoints").iterdir()} == {"step_6", "step_12"}
     assert result.metrics["valid/accuracy"] == 0.9
-    saved = read_checkpoint(result.folder / "checkpoints" / "step_6").state["engine"]["average"]["mean"]
-    weights = result.task.state_dict()
-    assert all(torch.equal(weights[name], saved[name]) for name in saved)
+    saved = read_checkpoint(result.folder / "checkpoints" / "step_6").tensors
+    weights, means = result.task.state_dict(), "engine/average/mean/"
+    assert all(torch.equal(weights[n.removeprefix(means)], saved[n]) for n in saved if n.startswith(means))
     assert json.loads((result.folder / "results.json").read_text())["of_step"] == 6
 
 

@@ -17,7 +17,7 @@ def judged(rank, tree):
     """What the ranks of a run say in the middle and at the end of an epoch, and at the end of another."""
     config = decode(ExperimentConfig, tree)
     index = Index.read(config.data.train, target="label")
-    module = TrainingModule(tiny("classification"), config, {"train": index}, total_steps=1, checkpoint=None)
+    module = TrainingModule(tiny("classification"), config, {"train": index}, total_steps=1)
     module.engine = SimpleNamespace(device=torch.device("cpu"))
     loader, said = module.train_dataloader().loader, []
     list(loader)

@@ -1,57 +1,71 @@
 """Training checkpoints: whole or not there, without pickle, and read back to the last bit."""
 
 import json
+import threading
+import time
 
 import pytest
 import torch
 from torch import nn
 
+from anemone.checkpoint import sharded
+from anemone.checkpoint.sharded import COMPLETE
 from anemone.errors import ArchiveError
 from anemone.training.resume import (
-    Checkpoint,
+    Saver,
     checkpoints,
+    divided,
+    joined,
     newest_checkpoint,
     prune,
     random_states,
     read_checkpoint,
     set_random_states,
-    write_checkpoint,
 )
 
 
-def checkpoint(value=1.0):
+def state(value=1.0):
     shared = torch.full((3,), value)
-    state = {
-        "optimizer": {
-            "state": {0: {"step": torch.tensor(3.0), "momentum": shared}},
-            "param_groups": [{"betas": (0.9, 1)}],
-        },
+    return {
+        "model": {"weight": shared, "tied": shared, "count": torch.tensor(7)},
+        "optimizer": {"weight": {"step": torch.tensor(3.0), "momentum": shared}},
         "half": torch.tensor([1.5], dtype=torch.bfloat16),
         "number": 0.1 + 0.2,
         "nothing": None,
+        "empty": {},
     }
-    return Checkpoint({"weight": shared, "tied": shared, "count": torch.tensor(7)}, state)
+
+
+def write(folder, step, tree):
+    Saver(folder).save(step, tree)
 
 
 def test_a_checkpoint_comes_back_to_the_last_bit(tmp_path):
-    write_checkpoint(tmp_path, 5, checkpoint())
-    model, state = read_checkpoint(tmp_path / "step_5")
-    assert torch.equal(model["weight"], torch.ones(3)) and torch.equal(model["tied"], torch.ones(3))
-    assert model["count"].dtype == torch.int64 and state["half"].dtype == torch.bfloat16
-    assert state["optimizer"]["state"][0]["step"] == 3.0
-    assert state["optimizer"]["param_groups"] == [{"betas": [0.9, 1]}]
-    assert state["number"] == 0.1 + 0.2 and state["nothing"] is None and state["step"] == 5
+    write(tmp_path, 5, state())
+    saved = read_checkpoint(tmp_path / "step_5")
+    tree = joined(saved.numbers, saved.tensors)
+    assert torch.equal(tree["model"]["weight"], torch.ones(3)) and torch.equal(tree["model"]["tied"], torch.ones(3))
+    assert tree["model"]["count"].dtype == torch.int64 and tree["half"].dtype == torch.bfloat16
+    assert tree["optimizer"]["weight"]["step"] == 3.0
+    assert tree["number"] == 0.1 + 0.2 and tree["nothing"] is None and tree["empty"] == {} and saved.step == 5
 
 
-def test_nothing_in_a_checkpoint_is_pickled(tmp_path):
-    write_checkpoint(tmp_path, 5, checkpoint())
-    assert {p.name for p in (tmp_path / "step_5").iterdir()} == {
-        "model.safetensors",
-        "state.safetensors",
-        "state.json",
-    }
-    for path in (tmp_path / "step_5").iterdir():
-        assert not path.read_bytes().startswith((b"\x80", b"PK"))
+def test_a_tree_is_filled_in_place_and_what_is_optional_may_be_missing(tmp_path):
+    write(tmp_path, 5, state(2.0))
+    saved, into = read_checkpoint(tmp_path / "step_5"), state(0.0)
+    into["average"] = {"mean": {"weight": torch.zeros(3)}}
+    with pytest.raises(ArchiveError, match=r"`average/mean/weight` is missing in"):
+        saved.load(into)
+    filled = saved.load(into, optional=("average",))
+    assert filled["model"]["weight"] is into["model"]["weight"] and "average" not in filled
+    assert torch.equal(into["model"]["weight"], torch.full((3,), 2.0)) and filled["number"] == 0.1 + 0.2
+
+
+def test_a_tree_is_divided_and_joined_again():
+    numbers, tensors = divided(state())
+    assert sorted(tensors)[:2] == ["half", "model/count"] and numbers["optimizer"] == {"weight": {}}
+    again = joined(numbers, tensors)
+    assert again.keys() == state().keys() and again["model"]["tied"] is tensors["model/tied"]
 
 
 def test_every_optimizer_goes_on_bit_by_bit_through_a_file(tmp_path):
@@ -65,6 +79,9 @@ def test_every_optimizer_goes_on_bit_by_bit_through_a_file(tmp_path):
             module(torch.randn(4, 6)).square().sum().backward()
             optimizer.step()
 
+    def memory(module, optimizer):
+        return {"memory": {name: dict(optimizer.state[p]) for name, p in module.named_parameters()}}
+
     for kind in OPTIMIZERS:
         config = decode(load_class(OPTIMIZERS[kind]), {})
         torch.manual_seed(0)
@@ -74,44 +91,54 @@ def test_every_optimizer_goes_on_bit_by_bit_through_a_file(tmp_path):
         train(straight, config.build(straight), range(6))
         optimizer = config.build(broken)
         train(broken, optimizer, range(3))
-        write_checkpoint(tmp_path, 3, Checkpoint(broken.state_dict(), {"optimizer": optimizer.state_dict()}))
-        saved = read_checkpoint(tmp_path / "step_3")
-        resumed.load_state_dict(saved.model)
+        write(tmp_path, 3, {"model": broken.state_dict(), **memory(broken, optimizer)})
         optimizer = config.build(resumed)
-        optimizer.load_state_dict(saved.state["optimizer"])
+        train(resumed, optimizer, [9])  # so that there is a memory to read into
+        read_checkpoint(tmp_path / "step_3").load({"model": resumed.state_dict(), **memory(resumed, optimizer)})
         train(resumed, optimizer, range(3, 6))
         for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
             assert torch.equal(a, b), kind
 
 
-def test_the_newest_that_can_be_read_is_taken(tmp_path, caplog):
+def test_the_newest_that_is_whole_is_taken(tmp_path, caplog):
     assert newest_checkpoint(tmp_path) is None
-    for step in (5, 10, 20):
-        write_checkpoint(tmp_path, step, checkpoint(step))
+    for step in (5, 10, 20, 25):
+        write(tmp_path, step, state(step))
     (tmp_path / "step_30.tmp").mkdir()
-    (tmp_path / "step_20" / "state.safetensors").write_bytes(b"cut off")
-    step, found = newest_checkpoint(tmp_path)
-    assert step == 10 and found.model["weight"][0] == 10.0
-    assert "step_20` is not a training checkpoint, or a broken one" in caplog.text
+    (tmp_path / "step_20" / COMPLETE).unlink()
+    path = tmp_path / "step_25" / "shard_00000.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    saved = newest_checkpoint(tmp_path)
+    assert saved.step == 10 and saved.tensors["model/weight"][0] == 10.0
+    assert "is damaged: its SHA-256 is not that of complete.json. The one before is tried." in caplog.text
+    assert "step_20` is not a complete checkpoint" in caplog.text
+
+
+def test_a_run_does_not_start_anew_by_itself_where_no_checkpoint_is_whole(tmp_path):
+    write(tmp_path, 5, state())
+    (tmp_path / "step_5" / COMPLETE).unlink()
+    with pytest.raises(ArchiveError, match=r"has no checkpoint that is whole\. Remove the folder"):
+        newest_checkpoint(tmp_path)
 
 
 def test_a_folder_moved_aside_by_a_killed_save_is_found(tmp_path):
-    write_checkpoint(tmp_path, 5, checkpoint())
+    write(tmp_path, 5, state())
     (tmp_path / "step_5").rename(tmp_path / "step_5.old")
-    assert newest_checkpoint(tmp_path)[0] == 5
+    assert newest_checkpoint(tmp_path).step == 5
 
 
-def test_a_checkpoint_of_another_layout_is_refused(tmp_path):
-    write_checkpoint(tmp_path, 5, checkpoint())
-    path = tmp_path / "step_5" / "state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": 99}))
-    with pytest.raises(ArchiveError, match=r"step_5` has layout 99, but this version reads 1"):
-        read_checkpoint(tmp_path / "step_5")
+def test_a_checkpoint_of_another_version_is_refused_and_not_passed_over(tmp_path):
+    for step in (5, 6):
+        write(tmp_path, step, state())
+    path = tmp_path / "step_6" / COMPLETE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    with pytest.raises(ArchiveError, match=r"step_6` has format 99, but this version reads 1"):
+        newest_checkpoint(tmp_path)
 
 
 def test_pruning_keeps_what_it_is_told_and_removes_what_was_left_half_done(tmp_path):
     for step in (5, 10, 15):
-        write_checkpoint(tmp_path, step, checkpoint())
+        write(tmp_path, step, state())
     (tmp_path / "step_20.tmp").mkdir()
     (tmp_path / "step_20.tmp" / "model.safetensors").write_bytes(b"half")
     prune(tmp_path, {5, 15})
@@ -120,7 +147,63 @@ def test_pruning_keeps_what_it_is_told_and_removes_what_was_left_half_done(tmp_p
 
 
 def test_random_states_come_back(tmp_path):
-    write_checkpoint(tmp_path, 1, Checkpoint({}, {"random": random_states()}))
+    write(tmp_path, 1, {"random": random_states()})
     expected = torch.rand(3)
-    set_random_states(read_checkpoint(tmp_path / "step_1").state["random"])
+    saved = read_checkpoint(tmp_path / "step_1")
+    set_random_states(saved.load({"random": random_states()})["random"])
     assert torch.equal(torch.rand(3), expected)
+
+
+# --- while training goes on -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """An event that writing waits for."""
+    go, write_shard = threading.Event(), sharded._write_shard
+
+    def wait(path, tensors):
+        assert go.wait(10)
+        return write_shard(path, tensors)
+
+    monkeypatch.setattr(sharded, "_write_shard", wait)
+    return go
+
+
+def test_an_asynchronous_save_keeps_the_values_of_its_step(tmp_path, slow_disk):
+    saver, tree = Saver(tmp_path, asynchronous=True), state(1.0)
+    saver.save(1, tree)
+    tree["model"]["weight"].fill_(9.0)
+    assert checkpoints(tmp_path) == set()
+    slow_disk.set()
+    saver.wait()
+    saver.wait()
+    assert read_checkpoint(tmp_path / "step_1").tensors["model/weight"][0] == 1.0
+
+
+def test_a_save_waits_for_the_one_before(tmp_path, slow_disk):
+    saver, order = Saver(tmp_path, asynchronous=True), []
+    saver.save(1, state(1.0), lambda: order.append(1))
+    threading.Timer(0.2, slow_disk.set).start()
+    began = time.monotonic()
+    saver.save(2, state(2.0), lambda: order.append(2))
+    assert time.monotonic() - began > 0.1 and order[0] == 1
+    saver.wait()
+    assert order == [1, 2]
+    for step in (1, 2):
+        assert read_checkpoint(tmp_path / f"step_{step}").tensors["model/weight"][0] == step
+
+
+def test_a_failed_save_is_told_when_it_is_waited_for_and_the_one_before_stands(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device", "disk")
+
+    saver = Saver(tmp_path, asynchronous=True)
+    saver.save(1, state())
+    saver.wait()
+    monkeypatch.setattr(sharded, "_write_shard", full)
+    saver.save(2, state())
+    with pytest.raises(ArchiveError, match=r"No space left on device: `disk`"):
+        saver.save(3, state())
+    saver.wait()
+    assert newest_checkpoint(tmp_path).step == 1 and {p.name for p in tmp_path.iterdir()} == {"step_1"}
