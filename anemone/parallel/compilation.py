@@ -5,12 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anemone.parallel.blocks import HasBlocks, find_blocks
+from anemone.parallel.plans import Plan
+from anemone.parallel.recompute import find_blocks
 
 
-def compile_blocks(
-    network: nn.Module, plan: HasBlocks, *, tensor_parallel: bool = False, backend: str = "inductor"
-) -> None:
+def compile_blocks(network: nn.Module, plan: Plan, *, tensor_parallel: bool = False, backend: str = "inductor") -> None:
     """Compiles each block of a network by ``torch.compile``.
 
     Args:
@@ -19,7 +18,7 @@ def compile_blocks(
         tensor_parallel: whether the network is divided over a tensor-parallel axis.
         backend: of ``torch.compile``.
     """
-    for block in find_blocks(network, plan).values():
+    for block in find_blocks(network, plan):
         block.compile(backend=backend)
     if tensor_parallel:
         for module in network.modules():

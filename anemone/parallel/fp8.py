@@ -13,7 +13,7 @@ from torch import nn
 
 from anemone.config import must
 from anemone.errors import ConfigError
-from anemone.parallel.blocks import HasBlocks, find_blocks
+from anemone.parallel.plans import Plan, matching
 
 log = logging.getLogger("anemone.parallel")
 
@@ -23,7 +23,7 @@ MULTIPLE = 16
 """Widths that the products take are multiples of this."""
 
 
-def convert(network: nn.Module, plan: HasBlocks, recipe: Recipe, *, tensor_parallel: int = 1) -> list[str]:
+def convert(network: nn.Module, plan: Plan, recipe: Recipe, *, tensor_parallel: int = 1) -> list[str]:
     """Makes linear layers of a network's blocks compute in 8-bit floats; returns the names of those layers.
 
     A layer with a width that is no multiple of 16 on each process stays as it is, and a warning says so.
@@ -46,7 +46,8 @@ def convert(network: nn.Module, plan: HasBlocks, recipe: Recipe, *, tensor_paral
     config = Float8LinearConfig.from_recipe_name(recipe)
     layers = {
         f"{block_name}.{name}": layer
-        for block_name, block in find_blocks(network, plan).items()
+        for pattern in plan.blocks
+        for block_name, block in matching(network, pattern)
         for name, layer in block.named_modules()
         if isinstance(layer, nn.Linear) and not name.endswith("router")
     }

@@ -6,12 +6,14 @@ forward began, and a second forward leaves no trace in running statistics (arXiv
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -20,15 +22,18 @@ from torch.utils.checkpoint import (
     noop_context_fn,
 )
 
-from anemone.config import load_class, must
-from anemone.parallel.blocks import HasBlocks, find_blocks, wrap_forward
+from anemone.config import must
+from anemone.parallel.budget import Budget, Kept, Mode, measure
+from anemone.parallel.plans import Plan, matching
 
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
+Forward = Callable[..., Any]
 
 RECOMPUTE = {
     "none": "anemone.parallel.recompute:NoneConfig",
     "full": "anemone.parallel.recompute:FullConfig",
     "selective": "anemone.parallel.recompute:SelectiveConfig",
+    "auto": "anemone.parallel.recompute:AutoConfig",
 }
 
 aten = torch.ops.aten
@@ -63,10 +68,10 @@ class NoneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FullConfig:
-    """A block keeps its input alone."""
+    """A recomputed block keeps its input alone."""
 
     every: int = 1
-    """Only every so-manieth block is recomputed, counted over the blocks that a process holds."""
+    """Only every so-manieth block is recomputed, of those that a process holds."""
 
     first: int | None = None
     """Only so many of the first blocks that a process holds are recomputed; null: all."""
@@ -83,7 +88,7 @@ class FullConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectiveConfig(FullConfig):
-    """A block keeps its input and the results of its costly operations."""
+    """A recomputed block keeps its input and the results of its costly operations."""
 
     save: tuple[Literal["products", "attention"], ...] = ("products", "attention")
     """Results that are kept: of matrix products and convolutions, and of attention."""
@@ -98,42 +103,127 @@ class SelectiveConfig(FullConfig):
         return frozenset().union(*(OPERATIONS[name] for name in self.save))
 
 
-RecomputeConfig = NoneConfig | FullConfig | SelectiveConfig
+@dataclass(frozen=True, kw_only=True)
+class AutoConfig:
+    """Each block keeps all, the results of its costly operations, or its input alone, so that all fits a budget."""
+
+    budget: str
+    """What the activations of a process may take, such as 12GiB or 800MiB."""
+
+    def __post_init__(self) -> None:
+        parse_bytes(self.budget)
 
 
-def recompute(network: nn.Module, plan: HasBlocks, config: RecomputeConfig | str) -> None:
+RecomputeConfig = NoneConfig | FullConfig | SelectiveConfig | AutoConfig
+
+
+def parse_bytes(text: str) -> int:
+    """Reads a number of bytes.
+
+    Example:
+        >>> parse_bytes("1.5GiB")
+        1610612736
+
+    Args:
+        text: a number, and MiB or GiB.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MiB|GiB)", text.strip())
+    must(found is not None, "budget", "a number of MiB or GiB, such as 12GiB", value=text)
+    assert found is not None
+    return int(float(found[1]) * {"MiB": 2**20, "GiB": 2**30}[found[2]])
+
+
+def recompute(
+    network: nn.Module, plan: Plan, config: RecomputeConfig | None, *, groups: Sequence[dist.ProcessGroup] = ()
+) -> None:
     """Makes blocks of a network compute their activations again in the backward pass.
 
     Args:
         network: changed in place; what a pipeline stage has of it will do.
         plan: names its blocks.
-        config: which blocks, and how; a kind of `RECOMPUTE` stands for its defaults.
+        config: which blocks, and how; None for none.
+        groups: ranks that talk to each other within a block, so that a budget must choose alike for them.
     """
-    config = load_class(RECOMPUTE[config])() if isinstance(config, str) else config
-    if isinstance(config, NoneConfig):
-        return
-    blocks = list(find_blocks(network, plan).values())
-    for block in blocks[: config.first : config.every]:
-        wrap_forward(block, functools.partial(_recomputed, block, config.operations))
+    blocks = find_blocks(network, plan)
+    if isinstance(config, FullConfig):
+        for block in blocks[: config.first : config.every]:
+            wrap_forward(block, functools.partial(recomputed, block, config.operations))
+    elif isinstance(config, AutoConfig):
+        budget = Budget(parse_bytes(config.budget), len(blocks), groups)
+        for number, block in enumerate(blocks):
+            wrap_forward(block, functools.partial(_budgeted, budget, number, block))
 
 
-def _recomputed(block: nn.Module, save: frozenset[Any], forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward of a block that keeps its input and the results of ``save``."""
+def find_blocks(network: nn.Module, plan: Plan) -> list[nn.Module]:
+    """Returns the blocks that a network holds, in order.
+
+    Args:
+        network: whole, or what a pipeline stage has of it.
+        plan: names its blocks.
+    """
+    return [block for pattern in plan.blocks for _, block in matching(network, pattern)]
+
+
+def wrap_forward(block: nn.Module, wrap: Callable[[Forward], Forward]) -> None:
+    """Puts a function around a block's forward; names of parameters, hooks and the block's class stay as they are.
+
+    Args:
+        block: changed in place.
+        wrap: takes the forward and returns what stands in its place.
+    """
+    block.forward = wrap(block.forward)
+
+
+def _budgeted(budget: Budget, number: int, block: nn.Module, forward: Forward) -> Forward:
+    """The forward of a block that keeps what a budget allows."""
+    save = SelectiveConfig().operations
+    ways: dict[Mode, Forward] = {
+        "none": forward,
+        "selective": recomputed(block, save, forward),
+        "full": recomputed(block, frozenset(), forward),
+    }
+
+    def measured(args: tuple[Any, ...]) -> Kept:
+        devices = [args[0].device] if args[0].is_cuda else []
+        with torch.random.fork_rng(devices), _apart(block, nullcontext()):
+            return measure(block, save, forward, args)
+
+    @functools.wraps(forward)
+    def budgeted(*args: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args)
+        way = budget.choose(number, args[0].shape, lambda: measured(args))
+        return budget.watch(number, ways[way](*args))
+
+    return budgeted
+
+
+def recomputed(block: nn.Module, save: frozenset[Any], forward: Forward) -> Forward:
+    """Returns the forward of a block that keeps its input and the results of some operations.
+
+    Args:
+        block: whose buffers a second forward must not change.
+        save: the operations.
+        forward: of the block.
+    """
     selective = functools.partial(create_selective_checkpoint_contexts, _policy(save))
 
     def contexts() -> Contexts:
-        first, again = selective() if save else noop_context_fn()  # type: ignore[no-untyped-call]
-        return first, _apart(block, again)
+        first, second = selective() if save else noop_context_fn()  # type: ignore[no-untyped-call]
+        return first, _apart(block, second)
 
     @functools.wraps(forward)
-    def recomputed(*args: Any) -> Any:
+    def again(*args: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args)
         if torch.compiler.is_compiling():  # the compiler moves buffers once, and takes no contexts but its own
             return checkpoint(forward, *args, use_reentrant=False, context_fn=selective)
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts)
 
-    return recomputed
+    return again
 
 
 def _policy(save: frozenset[Any]) -> Callable[..., CheckpointPolicy]:
