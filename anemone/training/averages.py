@@ -1,12 +1,13 @@
 """Averages over steps and over ranks: running statistics that no number of ranks can change, and averaged weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anemone.parallel.gradients import local
 from anemone.training import ranks
 
 
@@ -47,11 +48,16 @@ class RunningStatistics:
         if self.now:
             torch._foreach_copy_(self.now, self.before)
 
-    def end(self, num_micro_batches: int) -> None:
-        """Applies the mean of the collected changes of all ranks, each of ``num_micro_batches`` here."""
+    def end(self, num_micro_batches: int, over: Sequence[ranks.Group] = ranks.ALL) -> None:
+        """Applies the mean of the collected changes of all ranks.
+
+        Args:
+            num_micro_batches: whose changes were collected here.
+            over: groups of ranks that read different data.
+        """
         if self.now:
             number = self.now[0].new_tensor(float(num_micro_batches))
-            ranks.sum_together([*self.change, number])
+            ranks.sum_together([*self.change, number], over)
             torch._foreach_div_(self.change, float(number))
             torch._foreach_add_(self.now, self.change)
 
@@ -59,7 +65,8 @@ class RunningStatistics:
 class AveragedWeights:
     """Exponential moving average of weights and running statistics (arXiv:1806.05594, section 3).
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the start is forgotten soon.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the start is forgotten soon. Where weights are
+    sharded, so are averages.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -70,8 +77,7 @@ class AveragedWeights:
     def update(self) -> None:
         """Moves the averages towards the weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        live = [tensor.detach() for tensor in self.live.values()]
-        torch._foreach_lerp_(list(self.mean.values()), live, 1 - decay)
+        torch._foreach_lerp_(_parts(self.mean), _parts(self.live), 1 - decay)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +94,7 @@ class AveragedWeights:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Puts the averages into the module, and the weights back on leaving."""
-        live, mean = [tensor.detach() for tensor in self.live.values()], list(self.mean.values())
+        live, mean = _parts(self.live), _parts(self.mean)
         saved = [tensor.clone() for tensor in live]
         torch._foreach_copy_(live, mean)
         try:
@@ -98,4 +104,9 @@ class AveragedWeights:
 
     def settle(self) -> None:
         """Puts the averages into the module for good."""
-        torch._foreach_copy_([tensor.detach() for tensor in self.live.values()], list(self.mean.values()))
+        torch._foreach_copy_(_parts(self.live), _parts(self.mean))
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """What this rank holds of each."""
+    return [local(tensor) for tensor in tensors.values()]

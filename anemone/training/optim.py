@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Adafactor, AdamW, Optimizer
+from torch.distributed.tensor import DTensor
+from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
 from anemone.config import must
 from anemone.training.optimizers import Lion, Muon, NovoGrad
@@ -20,6 +21,7 @@ OPTIMIZERS = {
     "muon": "anemone.training.optim:MuonConfig",
     "novograd": "anemone.training.optim:NovoGradConfig",
     "lion": "anemone.training.optim:LionConfig",
+    "sgd": "anemone.training.optim:SGDConfig",
 }
 
 
@@ -45,16 +47,18 @@ class OptimizerConfig:
             must(inside, name, "at least 0 and below 1", value=value)
 
     def groups(self, named: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """Parameter groups: those that decay, then those that do not; empty ones are left out."""
+        """Parameter groups: those that decay, then those that do not, each by the mesh they are spread over."""
         decays = {name: p.ndim >= 2 or self.decay_vectors for name, p in named.items()}
+        meshes = list(dict.fromkeys(_mesh(p) for p in named.values()))
         made = (
             {
-                "params": [p for name, p in named.items() if decays[name] == decay],
+                "params": [p for name, p in named.items() if decays[name] == decay and _mesh(p) == mesh],
                 "lr": self.lr,
                 "base_lr": self.lr,
                 "weight_decay": self.weight_decay if decay else 0.0,
             }
             for decay in (True, False)
+            for mesh in meshes
         )
         return [group for group in made if group["params"]]
 
@@ -84,6 +88,36 @@ class AdamWConfig(OptimizerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SGDConfig(OptimizerConfig):
+    """Stochastic gradient descent, torch's.
+
+    Example:
+        >>> SGDConfig(lr=0.1, momentum=0.9, nesterov=True).build(nn.Linear(3, 2)).defaults["nesterov"]
+        True
+    """
+
+    lr: float = 0.1
+    """Peak rate; the schedule multiplies it."""
+
+    weight_decay: float = 0.0
+    """Added to the gradient, in units of the weight."""
+
+    momentum: float = 0.0
+    """Memory of the sum of gradients."""
+
+    nesterov: bool = False
+    """Whether the step looks ahead by the momentum."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        must(not self.nesterov or self.momentum > 0, "momentum", "above 0 with nesterov", value=self.momentum)
+
+    def build(self, module: nn.Module) -> Optimizer:
+        """Returns the optimiser of the module's trainable parameters."""
+        return SGD(self.groups(trainable(module)), momentum=self.momentum, nesterov=self.nesterov, foreach=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdafactorConfig(OptimizerConfig):
     """Adam whose second moment is kept as rows and columns (arXiv:1804.04235), torch's.
 
@@ -108,8 +142,16 @@ class AdafactorConfig(OptimizerConfig):
         must(self.clip >= 1, "clip", "1 or more", value=self.clip)
 
     def build(self, module: nn.Module) -> Optimizer:
-        """Returns the optimiser of the module's trainable parameters."""
-        groups = self.groups(trainable(module))
+        """Returns the optimiser of the module's trainable parameters.
+
+        Raises:
+            ConfigError: weights are sharded.
+        """
+        named = trainable(module)
+        groups, spread = self.groups(named), any(_mesh(p) is not None for p in named.values())
+        hint = "torch's Adafactor cannot compute the means of rows and columns that lie on several processes."
+        rule = "adamw, lion, muon, novograd or sgd where weights are sharded"
+        must(not spread, "optim.kind", rule, value="adafactor", hint=hint)
         return Adafactor(groups, beta2_decay=self.beta2_decay, eps=(None, self.min_rms), d=self.clip)
 
 
@@ -189,6 +231,11 @@ class MuonConfig(OptimizerConfig):
 def trainable(module: nn.Module) -> dict[str, Tensor]:
     """Parameters that take a gradient, by name; one used twice comes once."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _mesh(p: Tensor) -> object:
+    """The mesh that a parameter is spread over; None if it is whole. One list of tensors must not mix them."""
+    return p.device_mesh if isinstance(p, DTensor) else None
 
 
 def _matrices(module: nn.Module) -> list[str]:

@@ -5,12 +5,17 @@ Each is one `torch.optim.Optimizer`, whose state is made of tensors only. Update
 lists, since in a large net the trips to memory cost most.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import AdamW, Optimizer
+
+from anemone.parallel.gradients import local
 
 Group = dict[str, Any]
 Closure = Callable[[], float]
@@ -48,19 +53,19 @@ class NovoGrad(Optimizer):
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
         """Moves the weights once; returns what ``closure`` returns."""
         loss = _evaluate(closure)
-        for group, params, grads in _pieces(self.param_groups):
-            norms = torch._foreach_norm(grads)
-            torch._foreach_pow_(norms, 2)
-            for p, norm in zip(params, norms, strict=True):
+        for group, weights, gradients in _pieces(self.param_groups):
+            squares = squared_norms(gradients)
+            for p, square in zip(weights, squares, strict=True):
                 if not self.state[p]:
-                    self.state[p] = {"momentum": torch.zeros_like(p), "squared_norm": norm.clone()}
-            squared = [self.state[p]["squared_norm"] for p in params]
-            torch._foreach_lerp_(squared, norms, 1 - group["betas"][1])
+                    self.state[p] = {"momentum": torch.zeros_like(p), "squared_norm": square.clone()}
+            squared = [self.state[p]["squared_norm"] for p in weights]
+            torch._foreach_lerp_(squared, squares, 1 - group["betas"][1])
             scale = torch._foreach_sqrt(squared)
             torch._foreach_add_(scale, group["eps"])
+            params, grads = _locals(weights), _locals(gradients)
             update = torch._foreach_div(grads, list(scale))
             torch._foreach_add_(update, params, alpha=group["weight_decay"])
-            momenta = [self.state[p]["momentum"] for p in params]
+            momenta = _locals([self.state[p]["momentum"] for p in weights])
             torch._foreach_mul_(momenta, group["betas"][0])
             torch._foreach_add_(momenta, update)
             torch._foreach_add_(params, momenta, alpha=-group["lr"])
@@ -93,8 +98,9 @@ class Lion(Optimizer):
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
         """Moves the weights once; returns what ``closure`` returns."""
         loss = _evaluate(closure)
-        for group, params, grads in _pieces(self.param_groups):
-            momenta = [_momentum(self.state[p], p) for p in params]
+        for group, weights, gradients in _pieces(self.param_groups):
+            params, grads = _locals(weights), _locals(gradients)
+            momenta = _locals([_momentum(self.state[p], p) for p in weights])
             update = torch._foreach_lerp(momenta, grads, 1 - group["betas"][0])
             torch._foreach_sign_(update)
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
@@ -147,10 +153,13 @@ class Muon(Optimizer):
 
     def _step_matrix(self, p: Tensor, grad: Tensor, group: Group) -> None:
         momentum = _momentum(self.state[p], p)
-        momentum.lerp_(grad, 1 - group["momentum"])
-        update = orthogonal(grad.lerp(momentum, group["momentum"]).flatten(1))
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(update.view_as(p), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
+        local(momentum).lerp_(local(grad), 1 - group["momentum"])
+        ahead = grad.lerp(momentum, group["momentum"])
+        whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
+        update = orthogonal(whole.flatten(1))
+        p = p.detach()
+        local(p).mul_(1 - group["lr"] * group["weight_decay"])
+        local(p).add_(part_of(update.view_as(whole), p), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -169,6 +178,36 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return (x if wide else x.T).to(matrix.dtype)
+
+
+def squared_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Computes the squared 2-norm of each tensor, over all processes that it is sharded over."""
+    squares = list(torch._foreach_norm(_locals(tensors)))
+    torch._foreach_pow_(squares, 2)
+    shared: dict[dist.ProcessGroup, list[Tensor]] = defaultdict(list)
+    for tensor, square in zip(tensors, squares, strict=True):
+        if isinstance(tensor, DTensor):
+            for axis, placement in enumerate(tensor.placements):
+                if placement.is_shard():
+                    shared[tensor.device_mesh.get_group(axis)].append(square)
+    for group, parts in shared.items():
+        joined = torch.stack(parts)
+        dist.all_reduce(joined, group=group)
+        torch._foreach_copy_(parts, list(joined))
+    return squares
+
+
+def part_of(whole: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a tensor that all have, cut as another is."""
+    if not isinstance(like, DTensor):
+        return whole
+    everywhere = [Replicate()] * like.device_mesh.ndim
+    spread = DTensor.from_local(whole, like.device_mesh, everywhere, run_check=False)
+    return local(spread.redistribute(placements=like.placements))
+
+
+def _locals(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [local(tensor) for tensor in tensors]
 
 
 def _momentum(state: dict[str, Tensor], p: Tensor) -> Tensor:

@@ -201,7 +201,7 @@ def test_muon_leaves_its_adamw_parameters_to_torchs_adamw():
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_it_learns(kind):
     net = ConvNet()
-    optimizer = build(kind, net, lr=0.1 if kind == "adafactor" else 0.03)
+    optimizer = build(kind, net, lr={"adafactor": 0.1, "sgd": 0.5}.get(kind, 0.03))
     first = learn(net, optimizer)
     assert learn(net, optimizer, 60) < 0.6 * first
 
@@ -230,13 +230,16 @@ def test_the_rate_of_the_groups_is_the_rate_of_the_step(kind):
     optimizer = build(kind, net)
     for group in optimizer.param_groups:
         group["lr"] = 0.0 * group["base_lr"]
-    before = [p.clone() for p in net.parameters()]
+    before = {name: p.clone() for name, p in net.named_parameters()}
     learn(net, optimizer)
-    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    assert all(torch.equal(before[name], p) for name, p in net.named_parameters())
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"]
     learn(net, optimizer)
-    assert not any(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    stayed = {name for name, p in net.named_parameters() if torch.equal(before[name], p)}
+    assert stayed <= (
+        {"encoder.0.bias"} if kind == "sgd" else set()
+    )  # a normalisation undoes it: its gradient is noise
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

@@ -1,0 +1,138 @@
+"""A rank's share of micro-batches in a layout: its part of each, as many as the others have, through all stages.
+
+Ranks that hold shards of one network must go through it equally often, with batches of their own or without: one that
+has run out lends itself another batch, whose weight is 0.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+from anemone.data import MicroBatch
+from anemone.data.token_rows import TokenBatch
+from anemone.tasks.task import States, Task
+from anemone.training import ranks
+from anemone.training.precision import Precision
+
+if TYPE_CHECKING:
+    from anemone.parallel.apply import Parallel
+
+Read = Callable[[Any, int], Tensor]
+"""From what comes out of the network, and the number of its micro-batch, to what is to become small."""
+
+
+class Share:
+    """What one rank does of a step or of an evaluation.
+
+    Args:
+        parallel: the network, laid out.
+        task: whose network it is.
+        precision: that forwards run under.
+        device: of this rank.
+    """
+
+    def __init__(self, parallel: "Parallel", task: Task, precision: Precision, device: torch.device) -> None:
+        self.parallel, self.task, self.mesh, self.device = parallel, task, parallel.mesh, device
+        self.spare: MicroBatch | None = None
+        """A batch without fault, to take part with where there is none left."""
+        self.counts = parallel.is_last and self.mesh.rank("cp") == 0
+        """Whether this rank counts rows; those along cp and pp see the same ones."""
+        self._read: Read = _unread
+        stages = self.mesh.size("pp")
+        self.pipeline = parallel.schedule(lambda *read: self._read(*read), 4 * stages) if self.staged else None
+        for stage in parallel.stages if self.staged else ():
+            stage.forward = _under(precision, device, stage.forward)
+
+    @property
+    def staged(self) -> bool:
+        """Whether the network is cut into stages."""
+        return self.mesh.size("pp") > 1
+
+    def agree(self, micro_batches: Sequence[MicroBatch]) -> int:
+        """How many micro-batches the rank with the most of them has; sees to it that all have a spare one."""
+        lacks = not micro_batches and self.spare is None
+        number, lacking = ranks.largest([len(micro_batches), int(lacks)], self.device)
+        if number and lacking:
+            self.spare = ranks.lend(micro_batches[0] if micro_batches else self.spare, self.device)
+        return number
+
+    def filled(self, micro_batches: Sequence[MicroBatch], number: int) -> list[MicroBatch]:
+        """So many parts of micro-batches, on the device: those given, then spare ones."""
+        spare = micro_batches[0] if micro_batches else self.spare
+        whole = [*micro_batches, *[spare] * (number - len(micro_batches))]
+        return [self.part(batch) for batch in whole if batch is not None]
+
+    def part(self, batch: MicroBatch) -> MicroBatch:
+        """This rank's part of each sequence, on the device."""
+        batch = batch.to(self.device)
+        if self.mesh.size("cp") == 1:
+            return batch
+        from anemone.parallel.context import shard_sequence
+
+        assert isinstance(batch, TokenBatch)
+        return batch.shard(lambda tensor: shard_sequence(tensor, self.mesh, self.mesh.config))
+
+    def through_stages(self, parts: Sequence[MicroBatch], read: Read, *, training: bool) -> None:
+        """Takes micro-batches through the pipeline: forward and, in training, backward from what ``read`` returns."""
+        assert self.pipeline is not None
+        self._read = read
+        inputs = [self.task.inputs(part) for part in parts]
+        if training:
+            self.pipeline.step(inputs)
+        else:
+            self.pipeline.evaluate(inputs)
+
+    def measured(self, batches: Iterable[MicroBatch]) -> Iterator[tuple[States, int]]:
+        """Yields the states of micro-batches and how many rows they are of; every rank must ask to the end."""
+        chunks = _alike(batches, self.task, at_once=self.mesh.size("pp"))
+        while number := self.agree(chunk := next(chunks, [])):
+            parts = self.filled(chunk, number)
+            found: list[States] = []
+
+            def read(output: Any, i: int, parts: list[MicroBatch] = parts, found: list[States] = found) -> Tensor:
+                found.append(self.task.measured(output, parts[i]))
+                return torch.zeros((), device=self.device)
+
+            if self.staged:
+                self.through_stages(parts, read, training=False)
+            else:
+                found += [self.task.evaluate(part) for part in parts]
+            for batch, states in zip(chunk, found, strict=False):
+                yield states, len(batch.rows) * self.counts
+
+    def release(self) -> None:
+        """Lets go of weights that were gathered, so that the next forward gathers what they have become."""
+        for stage in self.parallel.stages:
+            for module in stage.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+
+
+def _alike(batches: Iterable[MicroBatch], task: Task, *, at_once: int) -> Iterator[list[MicroBatch]]:
+    """Yields runs of micro-batches of one form."""
+
+    def form(batch: MicroBatch) -> list[torch.Size]:
+        return [tensor.shape for tensor in task.inputs(batch) if tensor is not None]
+
+    if at_once == 1:
+        yield from ([batch] for batch in batches)
+        return
+    for _, alike in groupby(batches, form):
+        while chunk := list(islice(alike, at_once)):
+            yield chunk
+
+
+def _under(precision: Precision, device: torch.device, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **inputs: Any) -> Any:
+        with precision.autocast(device):
+            return forward(*args, **inputs)
+
+    return run
+
+
+def _unread(output: Any, number: int) -> Tensor:
+    raise AssertionError("a stage ran outside of a step")
