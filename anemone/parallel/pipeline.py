@@ -232,7 +232,19 @@ class Pipeline:
             loss_fn=lambda output, number: self.loss(output, int(number)),
             scale_grads=False,
         )
+        if name in V_SHAPED and not torch.is_grad_enabled():
+            _leave_forwards(self._schedules[key])
         return self._schedules[key]
+
+
+def _leave_forwards(schedule: Any) -> None:
+    """Takes out of a V-shaped schedule all but forwards: without gradients, torch 2.13 trips over the rest."""
+    kinds = torch_schedules._ComputationType
+    kept = {kinds.FORWARD, kinds.SEND_F, kinds.RECV_F, kinds.UNSHARD, kinds.RESHARD}
+    orders = schedule.pipeline_order_with_comms
+    schedule.pipeline_order_with_comms = {
+        rank: [action for action in actions if action.computation_type in kept] for rank, actions in orders.items()
+    }
 
 
 def check_count(schedule: str, pp: int, count: int) -> None:
