@@ -8,7 +8,7 @@ both work for models larger than memory. Files go to and fro between this module
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import torch
@@ -135,10 +135,14 @@ def _entry(entry: Any, where: str) -> tuple[torch.dtype, list[int], tuple[int, i
     return DTYPES[dtype], shape, (offsets[0], offsets[1])
 
 
-def safetensors_header(tensors: Mapping[str, Tensor]) -> tuple[bytes, list[str]]:
+def safetensors_header(tensors: Mapping[str, Tensor], order: Sequence[str] = ()) -> tuple[bytes, list[str]]:
     """Returns the length and header of a file of these tensors, and the order of their bytes.
 
     Wide types come first and the header is padded to 8 bytes, so that every tensor is aligned to its type.
+
+    Args:
+        tensors: by name.
+        order: another order of all names, where all are of one type.
 
     Raises:
         ArchiveError: a tensor is sparse, without data, or of a type the format lacks.
@@ -148,7 +152,7 @@ def safetensors_header(tensors: Mapping[str, Tensor]) -> tuple[bytes, list[str]]
         if tensor.dtype not in names or tensor.layout != torch.strided or tensor.is_meta:
             what = f"{tensor.dtype} ({tensor.layout}) on {tensor.device}"
             raise ArchiveError(f"`{name}` must be a dense tensor of a plain type with data, but is {what} instead.")
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    order = list(order) or sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name in order:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anemone.config import must
+from anemone.config import Tree, encode, must
 from anemone.nn.attention import AttentionCore
 from anemone.nn.norm import RMSNorm
 from anemone.nn.rotary import RotaryScaling, rotary, rotate
@@ -42,6 +42,10 @@ class LlamaShape(NamedTuple):
     num_experts: int = 0
     num_experts_per_token: int = 2
     balance: float = 0.0
+
+    def tree(self) -> Tree:
+        """Settings of this very model, with every number written out, as checkpoints hold them."""
+        return {"kind": "llama", **encode(LlamaConfig(size="custom", **self._asdict()))}
 
 
 SIZES = {
