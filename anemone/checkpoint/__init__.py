@@ -4,6 +4,7 @@
 - `members`   what lies in an archive, under limits; `safe` and `tensors` read it without running it
 - `archive`   our own archives: `Archive`, `read_archive`, `write_archive`; `card` writes their model cards
 - `nemo`      reads the peer's archives, by the tables in `names/`
+- `huggingface`  reads and writes models in Hugging Face's format, in any layout over ranks
 - `fit`       puts tensors into modules, all of them or one part
 - `registry`  pretrained models by name: shipped, local, or downloaded and checked
 """
