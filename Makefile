@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow setup check format bench docs clean
+.PHONY: demo test test-slow setup check format slurm bench docs clean
 
 demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
 	$(BIN)/python recipes/telephone_words/demo.py
@@ -31,6 +31,9 @@ check: setup  ## format, lint, types, house gates
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+slurm: setup  ## submit, preempt, requeue and finish on a SLURM cluster of one node; needs root and slurm-wlm
+	$(BIN)/python tests/cluster/slurm.py
 
 bench: setup  ## measure us and the peer in one run; the peer goes into an environment of its own
 	$(MAKE) -C benchmarks PYTHON=$(abspath $(BIN)/python)

@@ -25,6 +25,7 @@ VERBS = {
     "transcribe": "write down what is said in recordings",
     "models": "list the pretrained models",
     "inspect": "show what a model or an experiment is made of",
+    "launch": "print the file that starts a run on a cluster, or submit it",
     "config": "print the settings of an experiment, decoded",
     "data": "prepare a data set",
     "completion": "print a script that makes a shell complete all this",
