@@ -35,6 +35,10 @@ NEMO_CONFIG = "model_config.yaml"
 FOREIGN = {".nemo", ".tar", ".gz", ".tgz", ".zip", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".yaml"}
 
 
+Write = Callable[[BinaryIO], object]
+Read = Callable[[str], Tensor]
+
+
 class Archive(NamedTuple):
     """A model at rest."""
 
@@ -76,15 +80,20 @@ def _read(members: Members) -> Archive:
     )
 
 
-def write_archive(path: str | Path, archive: Archive) -> None:
+def write_archive(path: str | Path, archive: Archive, read: Read | None = None) -> None:
     """Writes an archive: one file if ``path`` ends in ``.anemone``, else a folder. An older archive there is replaced.
+
+    Args:
+        path: where to.
+        archive: what to write.
+        read: gives a tensor by name when its turn comes, where those of the archive are stand-ins of types and shapes.
 
     Raises:
         ArchiveError: something else stands there, or the archive could not be read back.
     """
     path = Path(path)
     _check_place(path)
-    members = _members(path, archive)
+    members = _members(path, archive, read)
     if path.suffix == SUFFIX:
         with atomic_file(path) as draft, draft.open("wb") as file:
             for name, (size, write) in members.items():
@@ -114,10 +123,7 @@ def _ours(folder: Path) -> bool:
     return not names or {CONFIG, WEIGHTS} <= names <= {CONFIG, WEIGHTS, CARD, FILES.rstrip("/")}
 
 
-Write = Callable[[BinaryIO], object]
-
-
-def _members(path: Path, archive: Archive) -> dict[str, tuple[int, Write]]:
+def _members(path: Path, archive: Archive, read: Read | None) -> dict[str, tuple[int, Write]]:
     """Name -> size and writer, in the order in which a newcomer should meet them."""
     plain = {
         CARD: (archive.card or model_card(path.stem, archive.config)).encode("utf-8"),
@@ -125,7 +131,7 @@ def _members(path: Path, archive: Archive) -> dict[str, tuple[int, Write]]:
         **{FILES + clean_name(name, path): archive.files[name] for name in sorted(archive.files)},
     }
     members = {name: (len(data), _writer(data)) for name, data in plain.items()}
-    members[WEIGHTS] = safetensors_size(archive.tensors), lambda file: write_safetensors(file, archive.tensors)
+    members[WEIGHTS] = safetensors_size(archive.tensors), lambda file: write_safetensors(file, archive.tensors, read)
     return members
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anemone.checkpoint.agree import agree
 from anemone.checkpoint.sharded import COMPLETE, FORMAT, INDEX, Group, Piece, piece, shard_name
-from anemone.checkpoint.tensors import DTYPES, read_safetensors
+from anemone.checkpoint.tensors import DTYPES, read_safetensors, stand_in
 from anemone.errors import ArchiveError
 
 BLOCK = 1 << 22
@@ -63,10 +63,10 @@ class Shards(Mapping[str, Tensor]):
         self._fill(name, Piece(tuple(entry["shape"]), (0,) * whole.ndim, whole))
         return whole
 
-    def meta(self, name: str) -> Tensor:
-        """A tensor of the same type and shape without values."""
+    def stand_in(self, name: str) -> Tensor:
+        """A tensor of the same type and shape that takes no memory."""
         entry = self.index[name]
-        return torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]], device="meta")
+        return stand_in(DTYPES[entry["dtype"]], entry["shape"])
 
     def read(self, name: str) -> bytes:
         """A further file."""

@@ -8,7 +8,7 @@ both work for models larger than memory. Files go to and fro between this module
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import torch
@@ -170,8 +170,20 @@ def safetensors_size(tensors: Mapping[str, Tensor]) -> int:
     return len(safetensors_header(tensors)[0]) + sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
+def stand_in(dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """A tensor for `safetensors_header` that takes no memory."""
+    return torch.zeros((), dtype=dtype).expand(tuple(shape))
+
+
+def write_safetensors(
+    file: BinaryIO, tensors: Mapping[str, Tensor], read: Callable[[str], Tensor] | None = None
+) -> None:
     """Writes tensors, from any device and with any strides; those that share memory are written once each.
+
+    Args:
+        file: where to.
+        tensors: by name.
+        read: gives a tensor when its turn comes, where ``tensors`` has but stand-ins of the same types and shapes.
 
     Raises:
         ArchiveError: a tensor is sparse, without data, or of a type the format lacks.
@@ -179,5 +191,5 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
     header, order = safetensors_header(tensors)
     file.write(header)
     for name in order:
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        flat = (read(name) if read else tensors[name]).detach().cpu().contiguous().reshape(-1)
         file.write(flat.view(torch.uint8).numpy().data)

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from anemone.checkpoint.archive import Archive, read_archive, write_archive
+from anemone.checkpoint.archive import Archive, Read, read_archive, write_archive
 from anemone.checkpoint.fit import at_most, load_tensors_into
 from anemone.checkpoint.registry import resolve
 from anemone.config import Tree, decode, of_kind
@@ -26,6 +27,7 @@ from anemone.tasks.task import Task
 
 TASKS = {
     "classification": "anemone.tasks.classification:ClassificationConfig",
+    "language_modelling": "anemone.tasks.language_modelling:LanguageModellingConfig",
     "recognition": "anemone.tasks.recognition:RecognitionConfig",
 }
 
@@ -115,13 +117,21 @@ def _refuse_nonfinite(network: torch.nn.Module) -> None:
             raise ArchiveError(f"`{name}` must be finite, but holds infinite values or values that are no numbers.")
 
 
-def save(task: Task, path: str | Path, *, notes: Mapping[str, Any] = NONE) -> None:
+def save(
+    task: Task,
+    path: str | Path,
+    *,
+    notes: Mapping[str, Any] = NONE,
+    stored: tuple[dict[str, Tensor], Read] | None = None,
+) -> None:
     """Writes a task as an archive: config, weights, files of the tokenizer, and a model card.
 
     Args:
         task: any task.
         path: a folder to be made, or one file where it ends in ``.anemone``.
         notes: what the card says about where the model comes from; see `anemone.tasks.description.describe`.
+        stored: the weights, where the task has not all of them itself: stand-ins by name, and what reads one.
     """
-    tensors = {name: tensor.detach().cpu() for name, tensor in task.network.state_dict().items()}
-    write_archive(path, Archive(task.config_tree(), tensors, task.files(), describe(task, Path(path).stem, notes)))
+    tensors, read = stored or ({n: t.detach().cpu() for n, t in task.network.state_dict().items()}, None)
+    card = describe(task, Path(path).stem, notes)
+    write_archive(path, Archive(task.config_tree(), tensors, task.files(), card), read)

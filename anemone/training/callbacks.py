@@ -17,13 +17,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anemone import tasks
 from anemone.checkpoint.atomic import standing
+from anemone.checkpoint.shards import Shards
 from anemone.data import Examples
 from anemone.errors import AnemoneError, TrainingError
 from anemone.training import ranks
 from anemone.training.evaluation import COUNTS, told
 from anemone.training.loggers import SPEED, MetricsTable
 from anemone.training.module import TrainingModule
-from anemone.training.resume import checkpoints, prune, read_checkpoint
+from anemone.training.resume import checkpoints, network, prune, read_checkpoint
 from anemone.training.run import counted, write_json
 
 log = logging.getLogger("anemone.training")
@@ -229,7 +230,12 @@ class Finish(Callback):
         """Writes the results and the archive, on rank 0."""
         if ranks.rank() == 0:
             results = {"steps": steps, "of_step": module.engine.steps, "metrics": metrics}
-            tasks.save(module.task, self.folder / "model.anemone", notes=card_notes(module, metrics))
+            notes, stored = card_notes(module, metrics), None
+            if module.engine.parallel:
+                path = self.folder / "checkpoints" / f"step_{module.engine.steps}"
+                stored = network(Shards(standing(path)))
+                notes["parameters"] = f"{sum(tensor.numel() for tensor in stored[0].values()):,}"
+            tasks.save(module.task, self.folder / "model.anemone", notes=notes, stored=stored)
             write_json(self.folder / "results.json", results)
 
     def _count(self, module: TrainingModule) -> None:

@@ -20,10 +20,14 @@ from anemone.tasks.task import Task
 from anemone.training import ranks
 from anemone.training.engine import Engine, StepResult
 from anemone.training.evaluation import evaluation_loader, measure
+from anemone.training.layout import lay_out
 from anemone.training.loggers import MetricsTable
+from anemone.training.precision import precision
 from anemone.training.resume import Saved, Saver, checkpoints, newest_checkpoint, random_states, set_random_states
+from anemone.training.strategy import Joined
 
 if TYPE_CHECKING:
+    from anemone.parallel.apply import Parallel
     from anemone.training.experiment import ExperimentConfig
 
 
@@ -64,7 +68,9 @@ class Feed:
 class Meter:
     """Speeds of the last steps, about 50 of them; evaluations and saves are not counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, data_world: int = 1) -> None:
+        self.data_world = data_world
+        """Ranks that read as much data as this one."""
         self.loss = 0.0
         """Smoothed."""
         self._wall = self._waited = self._size = self._steps = 0.0
@@ -73,7 +79,7 @@ class Meter:
     def add(self, step: Step, loss: float) -> None:
         """Counts a step that ends now."""
         now = time.perf_counter()
-        values = (now - self._last, step.waited, step.size * ranks.world(), 1.0)
+        values = (now - self._last, step.waited, step.size * self.data_world, 1.0)
         sums = (self._wall, self._waited, self._size, self._steps)
         self._wall, self._waited, self._size, self._steps = (
             0.98 * total + value for total, value in zip(sums, values, strict=True)
@@ -167,8 +173,21 @@ class TrainingModule(LightningModule):
         self.total_steps = total_steps
         self.saver = Saver(Path(config.run.folder) / "checkpoints")
         self.ledger, self.meter = Ledger(), Meter()
+        self.parallel: Parallel | None = None
+        """The network as it is laid out over the mesh of the run, if it has one."""
         self.stop = ""
         """Why training ends after this step: "finished", "asked"; or ""."""
+
+    def configure_model(self) -> None:
+        """Puts the task on its device, and its network over the mesh; lazy weights come to be here."""
+        strategy = self.trainer.strategy
+        self.parallel = lay_out(
+            self.task,
+            strategy.mesh if isinstance(strategy, Joined) else None,
+            precision=precision(self.config.precision, strategy.root_device),
+            seed=self.config.run.seed,
+            device=strategy.root_device,
+        )
 
     def configure_optimizers(self) -> Optimizer:
         """Builds the optimizer once the task is on its device."""
@@ -184,6 +203,7 @@ class TrainingModule(LightningModule):
             self.task,
             optimizer,
             c.schedule.build(self.total_steps),
+            parallel=self.parallel,
             precision=c.precision,
             clip_norm=c.trainer.clip_norm,
             ema_decay=c.trainer.ema_decay,
@@ -192,6 +212,7 @@ class TrainingModule(LightningModule):
             name_row=self.name_row,
             take=self.take,
         )
+        self.meter = Meter(self.engine.data_world)
         self.saver = Saver(self.saver.folder, ranks.own_group(), asynchronous=c.checkpoint.asynchronous)
         if saved := newest_checkpoint(self.saver.folder, self.saver.group):
             self._go_on(saved)
@@ -229,13 +250,14 @@ class TrainingModule(LightningModule):
 
     def train_dataloader(self) -> Feed:
         """The steps of this rank."""
+        rank, world = self.place
         self.loaders["train"] = loader = self.config.data.loader(
             self.index,
             self.task.encode,
             training=True,
             seed=self.config.run.seed,
-            rank=ranks.rank(),
-            world=ranks.world(),
+            rank=rank,
+            world=world,
             batches_per_step=self.config.trainer.batches_per_step,
             shared=self.shared,
         )
@@ -280,11 +302,19 @@ class TrainingModule(LightningModule):
         metrics: dict[str, float] = {}
         for name, index in sets.items():
             if name not in self.loaders:
-                self.loaders[name] = evaluation_loader(self.task, index, self.config.data, self.shared)
+                place = self.place
+                self.loaders[name] = evaluation_loader(self.task, index, self.config.data, self.shared, place=place)
             with self.engine.evaluation():
-                measured = measure(self.task, self.loaders[name], self.engine.device)
+                measured = measure(self.task, self.loaders[name], self.engine.device, self.engine.share)
             metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
         return metrics
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Number of this rank among those that read different data, and how many do."""
+        if self.parallel is None:
+            return ranks.rank(), ranks.world()
+        return self.parallel.mesh.data_rank, self.parallel.mesh.data_world
 
     def name_row(self, number: int) -> str:
         """Where a row of the training data comes from."""
@@ -311,6 +341,9 @@ class TrainingModule(LightningModule):
         if saved.numbers["optim"] != into["optim"]:
             log.warning("`optim` is of another kind than before: it starts without a memory.")
             into["engine"]["optimizer"] = {}
-        state = saved.load(into, self.saver.group, optional=("engine", "random"))
+        state = saved.load(into, self.saver.group, exact=("model",), optional=("engine", "random"))
+        fresh = into["engine"]["optimizer"].keys() - state["engine"].get("optimizer", {}).keys()
+        if fresh and state["engine"].get("optimizer"):
+            log.warning("The optimizer starts without a memory of `%s` and %d more.", min(fresh), len(fresh) - 1)
         self.engine.load_state_dict({"optimizer": {}, **state["engine"]})
         return state

@@ -143,24 +143,34 @@ class Saved(NamedTuple):
     tensors: Shards
     """Whole tensors by name, read when asked for."""
 
-    def load(self, into: Tree, group: Group = None, *, optional: Collection[str] = ()) -> Tree:
+    def load(
+        self, into: Tree, group: Group = None, *, exact: Collection[str] = (), optional: Collection[str] = ()
+    ) -> Tree:
         """Fills the tensors of a tree of the same form; returns the saved tree, with these tensors in it.
 
         Args:
             into: tensors where they are to be, such as `DTensor`s; saved ones that are not in it are left out.
             group: as in `Saver`.
-            optional: branches ("engine/average") of which tensors may be missing in the checkpoint, and are left out.
+            exact: branches ("model") of which no saved tensor may be left out by all ranks.
+            optional: branches of which tensors may be missing in the checkpoint, and are left out.
 
         Raises:
-            ArchiveError: on all ranks; a tensor is missing, or has another shape or kind of number.
+            ArchiveError: on all ranks; a tensor is missing or left out, or has another shape or kind of number.
         """
         _, tensors = divided(into)
-        wanted = {
-            name: tensor
-            for name, tensor in tensors.items()
-            if name in self.tensors or not any(f"{name}/".startswith(f"{branch}/") for branch in optional)
-        }
-        agree(group, lambda: self.tensors.read_into(wanted))
+        wanted = {name: t for name, t in tensors.items() if name in self.tensors or not _within(name, optional)}
+
+        def read() -> list[str]:
+            self.tensors.read_into(wanted)
+            return [name for name in wanted if _within(name, exact)]
+
+        def decide(taken: list[list[str]]) -> list[None]:
+            left = {name for name in self.tensors if _within(name, exact)}.difference(*taken)
+            if left:
+                raise ArchiveError(f"`{min(left)}` of `{self.tensors.path}` is not in the model.")
+            return [None] * len(taken)
+
+        agree(group, read, decide)
         return joined(self.numbers, wanted)
 
 
@@ -209,12 +219,14 @@ def checkpoints(folder: Path) -> set[int]:
 
 def divided(tree: Tree) -> tuple[Tree, dict[str, Tensor]]:
     """The numbers of a tree, and its tensors by their path in it: "engine/optimizer/encoder.weight/exp_avg"."""
-    numbers, tensors = {}, {}
+    numbers: Tree = {}
+    tensors: dict[str, Tensor] = {}
     for key, value in tree.items():
         if isinstance(value, Tensor):
             tensors[key] = value
         elif isinstance(value, Mapping):
-            numbers[key], inner = divided(dict(value))
+            rest, inner = divided(dict(value))
+            numbers |= {key: rest} if rest or not inner else {}
             tensors |= {f"{key}/{path}": tensor for path, tensor in inner.items()}
         else:
             numbers[key] = value
@@ -231,6 +243,21 @@ def joined(numbers: Tree, tensors: Mapping[str, Tensor]) -> Tree:
             node = node.setdefault(key, {})
         node[name] = tensor
     return tree
+
+
+def _within(path: str, branches: Collection[str]) -> bool:
+    return any(path.startswith(f"{branch}/") for branch in branches)
+
+
+def network(tensors: Shards) -> tuple[dict[str, Tensor], Callable[[str], Tensor]]:
+    """The network's tensors in a checkpoint, averaged ones where there are any: stand-ins by name, and what reads one.
+
+    So an archive of a network that no rank holds wholly is written tensor by tensor.
+    """
+    averages, weights = "engine/average/mean/network.", "model/network."
+    names = [name.removeprefix(weights) for name in tensors if name.startswith(weights)]
+    source = {name: averages + name if averages + name in tensors else weights + name for name in names}
+    return {name: tensors.stand_in(source[name]) for name in names}, lambda name: tensors[source[name]]
 
 
 def random_states() -> Tree:

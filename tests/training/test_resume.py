@@ -16,6 +16,7 @@ from anemone.training.resume import (
     checkpoints,
     divided,
     joined,
+    network,
     newest_checkpoint,
     prune,
     random_states,
@@ -61,9 +62,34 @@ def test_a_tree_is_filled_in_place_and_what_is_optional_may_be_missing(tmp_path)
     assert torch.equal(into["model"]["weight"], torch.full((3,), 2.0)) and filled["number"] == 0.1 + 0.2
 
 
+def test_weights_that_the_model_does_not_have_are_refused(tmp_path):
+    write(tmp_path, 5, state())
+    into = state()
+    del into["model"]["tied"]
+    with pytest.raises(ArchiveError, match=r"`model/tied` of `.*step_5` is not in the model"):
+        read_checkpoint(tmp_path / "step_5").load(into, exact=("model",))
+
+
+def test_an_archive_is_written_tensor_by_tensor_of_averaged_weights(tmp_path):
+    from anemone import tasks
+    from anemone.testing import tiny
+
+    task = tiny()
+    weights = task.state_dict()
+    means = {name: tensor + 1 for name, tensor in weights.items() if tensor.is_floating_point()}
+    write(tmp_path, 5, {"model": weights, "engine": {"average": {"mean": means}}})
+    stored = network(read_checkpoint(tmp_path / "step_5").tensors)
+    assert all(tensor.untyped_storage().nbytes() <= 8 for tensor in stored[0].values())
+    tasks.save(task, tmp_path / "model.anemone", stored=stored)
+    restored = tasks.load(tmp_path / "model.anemone").state_dict()
+    assert restored.keys() == weights.keys()
+    for name, tensor in restored.items():
+        assert torch.equal(tensor, means.get(name, weights[name]))
+
+
 def test_a_tree_is_divided_and_joined_again():
     numbers, tensors = divided(state())
-    assert sorted(tensors)[:2] == ["half", "model/count"] and numbers["optimizer"] == {"weight": {}}
+    assert sorted(tensors)[:2] == ["half", "model/count"] and "optimizer" not in numbers and numbers["empty"] == {}
     again = joined(numbers, tensors)
     assert again.keys() == state().keys() and again["model"]["tied"] is tensors["model/tied"]
 
