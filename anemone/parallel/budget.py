@@ -59,6 +59,7 @@ class Budget:
         self._numbers = itertools.count()
         self._shape: Shape = ()
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def choose(self, number: int, shape: Sequence[int], measure: Callable[[], Kept]) -> Mode:
         """Returns the mode of a block's forward that is about to run.
 
@@ -81,6 +82,7 @@ class Budget:
             known[number] = measure()
         return "full"
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def watch(self, number: int, output: Tensor) -> Tensor:
         """Counts a forward as waiting until its backward comes, or its result is forgotten."""
         waiting, ticket = self._waiting[number], next(self._numbers)

@@ -6,6 +6,7 @@ forward began, and a second forward leaves no trace in running statistics (arXiv
 """
 
 import functools
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +26,8 @@ from torch.utils.checkpoint import (
 from anemone.config import must
 from anemone.parallel.budget import Budget, Kept, Mode, measure
 from anemone.parallel.plans import Plan, matching
+
+log = logging.getLogger("anemone.parallel")
 
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 Forward = Callable[..., Any]
@@ -221,9 +224,19 @@ def recomputed(block: nn.Module, save: frozenset[Any], forward: Forward) -> Forw
             return forward(*args)
         if torch.compiler.is_compiling():  # the compiler moves buffers once, and takes no contexts but its own
             return checkpoint(forward, *args, use_reentrant=False, context_fn=selective)
+        if block._compiled_call_impl is not None:  # and yet nothing is compiling
+            _tell_of_fallback()
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts)
 
     return again
+
+
+@functools.cache
+def _tell_of_fallback() -> None:
+    log.warning(
+        "A recomputed block runs without compilation, as something in it cannot be compiled, such as documents packed "
+        "into rows; leave `parallel.recompute` or `parallel.compile` out, or `data.pack`."
+    )
 
 
 def _policy(save: frozenset[Any]) -> Callable[..., CheckpointPolicy]:
