@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor
 
 BUCKET_BYTES = 25 * 2**20
 """Size of a message: large enough to use the links well, small enough that the first leaves early."""
@@ -98,13 +98,17 @@ def sum_partial(parameters: Iterable[nn.Parameter]) -> None:
     waiting: dict[dist.ProcessGroup, list[DTensor]] = defaultdict(list)
     for parameter in parameters:
         gradient = parameter.grad
-        if not isinstance(gradient, DTensor) or not any(p.is_partial() for p in gradient.placements):
+        if not isinstance(parameter, DTensor) or not isinstance(gradient, DTensor):
             continue
         mesh, placements = gradient.device_mesh, gradient.placements
-        for axis in (axis for axis, placement in enumerate(placements) if placement.is_partial()):
+        if placements == parameter.placements:
+            continue
+        pairs = enumerate(zip(placements, parameter.placements, strict=True))
+        for axis in (axis for axis, (has, wanted) in pairs if has != wanted):
+            assert placements[axis].is_partial() and parameter.placements[axis].is_replicate(), placements
             waiting[mesh.get_group(axis)].append(gradient)
-        whole = [Replicate() if placement.is_partial() else placement for placement in placements]
-        parameter.grad = DTensor.from_local(gradient.to_local(), mesh, whole, run_check=False)  # the same memory
+        here = local(gradient)  # the same memory, which is summed below
+        parameter.grad = DTensor.from_local(here, mesh, parameter.placements, run_check=False)
     for group, gradients in waiting.items():
         parts = [local(gradient) for gradient in gradients]
         flat = _gather(parts)

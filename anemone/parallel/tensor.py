@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -27,6 +27,7 @@ from torch.distributed.tensor.parallel import (
     SequenceParallel,
     parallelize_module,
 )
+from torch.nn import functional as F
 
 from anemone.config import must
 from anemone.parallel.mesh import Mesh
@@ -62,6 +63,37 @@ class WholeInput(ParallelStyle):
         return module
 
 
+class VocabularyParallel(ParallelStyle):
+    """Gives each rank some rows of an embedding's table; its gradient is of these rows alone.
+
+    Args:
+        states: how the output lies.
+    """
+
+    def __init__(self, states: Placement) -> None:
+        super().__init__()
+        self.states = states
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        assert isinstance(module, nn.Embedding)
+        table = distribute_tensor(module.weight, device_mesh, (Shard(0),), src_data_rank=None)
+        module.weight = nn.Parameter(table)
+        first = device_mesh.get_local_rank() * (module.num_embeddings // device_mesh.size())
+
+        def look_up(tokens: Tensor) -> Tensor:
+            weight: Any = module.weight
+            rows: Tensor = weight.to_local()
+            index = tokens - first
+            here = (index >= 0) & (index < len(rows))
+            found = F.embedding(index.where(here, 0), rows) * here.unsqueeze(-1)
+            summed = DTensor.from_local(found, device_mesh, (Partial(),), run_check=False)
+            states: Tensor = summed.redistribute(placements=(self.states,)).to_local()
+            return states
+
+        module.forward = look_up  # type: ignore[method-assign, assignment]
+        return module
+
+
 def _norm(between: Between) -> ParallelStyle | None:
     return SequenceParallel() if between.states.is_shard() else None
 
@@ -72,7 +104,7 @@ def _logits(between: Between) -> ParallelStyle:
 
 
 STYLES: dict[str, Callable[[Between], ParallelStyle | None]] = {
-    "embedding": lambda between: RowwiseParallel(input_layouts=Replicate(), output_layouts=between.states),
+    "embedding": lambda between: VocabularyParallel(between.states),
     "norm": _norm,
     "whole": lambda between: WholeInput(between.states),
     "column": lambda between: ColwiseParallel(),

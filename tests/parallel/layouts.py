@@ -10,14 +10,15 @@ from torch.distributed.tensor import DTensor
 from anemone.losses.token_cross_entropy import token_cross_entropy
 from anemone.models.text.llama import LlamaConfig
 from anemone.parallel.apply import Parallel, parallelize
+from anemone.parallel.gradients import local
 from anemone.parallel.initial import initialize
 from anemone.parallel.mesh import Mesh, ParallelConfig
 
-VOCAB, TOKENS, ROWS, MICRO_BATCHES = 64, 16, 2, 8
+VOCAB, TOKENS, ROWS, MICRO_BATCHES = 64, 16, 2, 4
 SHAPE: dict[str, Any] = {
     "size": "custom",
     "d_model": 64,
-    "num_layers": 8,
+    "num_layers": 4,
     "num_heads": 4,
     "num_kv_heads": 2,
     "d_head": 16,
@@ -96,8 +97,9 @@ def train(config: ParallelConfig, steps: int = 5, meta: bool = True, count: int 
             lambda output, number: token_cross_entropy(output, batches[number][1])[0], count // mesh.data_world
         )
     parameters = list(network.parameters())
-    sgd = torch.optim.SGD(parameters, lr=SGD_LR, foreach=False)
-    adam = torch.optim.AdamW(parameters, lr=ADAM_LR, weight_decay=0.1, foreach=False)
+    parts = [torch.nn.Parameter(local(parameter)) for parameter in parameters]  # the same memory
+    sgd = torch.optim.SGD(parts, lr=SGD_LR)
+    adam = torch.optim.AdamW(parts, lr=ADAM_LR, weight_decay=0.1)
     run = Run([], [], {}, {}, {})
     for step in range(1 + steps):
         for parameter in parameters:
@@ -111,8 +113,8 @@ def train(config: ParallelConfig, steps: int = 5, meta: bool = True, count: int 
         loss = losses_of(parallel, mine, schedule, batches)
         parallel.reduce()
         tokens = sum(int((targets != -100).sum()) for _, targets, _ in everything)
-        for parameter in parameters:
-            parameter.grad.mul_(1 / tokens)
+        for parameter, part in zip(parameters, parts, strict=True):
+            part.grad = local(parameter.grad).mul_(1 / tokens)
         for axis in ("loss", "pp"):
             if mesh.axis(axis):
                 dist.all_reduce(loss, group=mesh.axis(axis).get_group())
