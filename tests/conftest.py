@@ -9,7 +9,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Tests that may be skipped, and why; any other skip fails the run.
-ALLOWED_SKIPS: dict[str, str] = {}
+ALLOWED_SKIPS: dict[str, str] = {
+    "tests/nn/test_attention.py::test_on_a_gpu": "kernels for GPUs; docs/parallelism.md lists what is unproven without",
+    "tests/training/test_two_nodes.py": "network namespaces need root; containers may forbid them even then",
+}
 
 
 @pytest.fixture(autouse=True)
