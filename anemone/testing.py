@@ -31,6 +31,7 @@ LETTERS = " abcdefghijklmnopqrstuvwxyz'"
 TINY: dict[str, dict[str, Any]] = {
     "classification": {"labels": ["yes", "no", "stop"]},
     "recognition": {"tokenizer": {"kind": "characters", "characters": list(LETTERS)}},
+    "language_modelling": {"tokenizer": {"kind": "bytes"}},
 }
 SMALL_NET = {
     "kind": "quartznet",
@@ -74,14 +75,19 @@ def _recordings(rate: int) -> Recordings:
     return Recordings(rate, cache_mb=64)
 
 
-def tiny(kind: Literal["classification", "recognition"] = "classification", *, seed: int = 0) -> Task:
+def tiny(
+    kind: Literal["classification", "recognition", "language_modelling"] = "classification", *, seed: int = 0
+) -> Task:
     """Builds a task that is ready to use and knows nothing: some ten thousand random weights, evaluation mode.
 
     Args:
-        kind: a kind of `anemone.tasks.TASKS`. The classifier knows "yes", "no" and "stop", the recogniser the letters.
+        kind: a kind of `anemone.tasks.TASKS`. The classifier knows "yes", "no" and "stop", the recogniser the letters,
+            the language model bytes.
         seed: of the weights; torch's generator is left as it was.
     """
-    tree = {"task": {"kind": kind, **TINY[kind]}, "model": SMALL_NET, "features": {"kind": "log_mel", "num_mels": 32}}
+    speech = {"model": SMALL_NET, "features": {"kind": "log_mel", "num_mels": 32}}
+    parts = {"model": {"kind": "llama"}} if kind == "language_modelling" else speech
+    tree = {"task": {"kind": kind, **TINY[kind]}, **parts}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return rebuild(tree).eval()

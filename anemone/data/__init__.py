@@ -4,7 +4,8 @@ Each kind has a config that reads its sets and makes its loaders; training knows
 
 Speech: ``audio`` decodes recordings, ``manifest`` (with ``jsonlines``) makes the columnar index, ``plan`` says which
 utterances go together, ``augment`` changes recordings in training, ``loader`` reads it all, in workers or not, into
-``batch``. Text: ``tokens`` makes a file of tokens and cuts it into rows, which it deals out.
+``batch``. Text: ``text`` makes a file of tokens, ``token_rows`` cuts it into rows, ``shuffle`` orders them and
+``tokens`` deals them out.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 DATA = {
     "speech": "anemone.data.loader:SpeechDataConfig",
+    "tokens": "anemone.data.tokens:TokenDataConfig",
 }
 
 NO_FILES: Mapping[str, bytes] = {}

@@ -202,7 +202,17 @@ def _reopen(path: Path) -> Index:
 
 
 def find_manifest(path: str | Path) -> Path:
-    """Returns where a manifest lies: ``assets/...`` inside the package, ``~/...`` at home, others as they are.
+    """Returns where a manifest lies; see `find`."""
+    return find(path, noun="manifest", pattern="*.json*")
+
+
+def find(path: str | Path, *, noun: str, pattern: str) -> Path:
+    """Returns where a file lies: ``assets/...`` inside the package, ``~/...`` at home, others as they are.
+
+    Args:
+        path: as it was written.
+        noun: what it is called.
+        pattern: of the names that may have been meant.
 
     Raises:
         DataError: there is no such file.
@@ -210,8 +220,8 @@ def find_manifest(path: str | Path) -> Path:
     text = os.path.expanduser(path)
     found = ASSETS / text.removeprefix("assets/") if text.startswith("assets/") else Path(text)
     if not found.is_file():
-        siblings = [os.fspath(other) for other in found.parent.glob("*.json*")]
-        raise DataError(f"`{path}` must be a manifest that exists.{nearest(os.fspath(found), siblings, by=stem)}")
+        siblings = [os.fspath(other) for other in found.parent.glob(pattern)]
+        raise DataError(f"`{path}` must be a {noun} that exists.{nearest(os.fspath(found), siblings, by=stem)}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Units of text: characters and SentencePiece sub-words; WordPiece has a file of its own.
+"""Units of text: bytes, characters and SentencePiece sub-words; WordPiece has a file of its own.
 
 A tokenizer turns text into numbers below ``vocab_size`` and back. The blank of CTC and of transducers is not one of
 them: the head adds it.
@@ -17,20 +17,31 @@ from anemone.config import must
 from anemone.errors import ConfigError, DataError
 
 TOKENIZERS = {
+    "bytes": "anemone.features.tokenizers:BytesConfig",
     "characters": "anemone.features.tokenizers:CharactersConfig",
     "sentencepiece": "anemone.features.tokenizers:SentencePieceConfig",
     "wordpiece": "anemone.features.wordpiece:WordPieceConfig",
 }
 
 Unknown = Literal["refuse", "drop", "piece"]
+SHOWN = 200  # characters of a text in a message
 NO_FILES: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Tokenizer(Protocol):
-    """What every tokenizer offers."""
+    """What every tokenizer offers.
+
+    Attributes:
+        vocab_size: number of units.
+        pieces: the units by number.
+        sizes: bytes of UTF-8 that each stands for in a text, white space it brings along included; 0 for marks.
+        end: the unit that ends a document, if there is one.
+    """
 
     vocab_size: int
     pieces: list[str]
+    sizes: list[int]
+    end: int | None
 
     def encode(self, text: str) -> list[int]:
         """Returns the units of a text."""
@@ -40,6 +51,50 @@ class Tokenizer(Protocol):
 
     def files(self) -> dict[str, bytes]:
         """Returns what ``build`` needs beside the settings, by name."""
+
+
+# --- bytes ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class BytesConfig:
+    """One unit for each byte of UTF-8."""
+
+    def build(self, files: Mapping[str, bytes] = NO_FILES) -> "Bytes":
+        """Returns the tokenizer.
+
+        Args:
+            files: none is needed.
+        """
+        return Bytes()
+
+
+class Bytes:
+    """Writes text as the bytes of UTF-8. Byte 255, which UTF-8 never has, ends a document.
+
+    Example:
+        >>> BytesConfig().build().encode("né")
+        [110, 195, 169]
+        >>> BytesConfig().build().decode([110, 195, 169, 255])
+        'né'
+    """
+
+    def __init__(self) -> None:
+        self.vocab_size, self.end = 256, 255
+        self.pieces = [chr(i) if i < 128 else f"<0x{i:02X}>" for i in range(256)]
+        self.sizes = [1] * 255 + [0]
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the bytes."""
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text; what is no UTF-8 becomes a replacement character."""
+        return bytes(i for i in ids if i != self.end).decode(errors="replace")
+
+    def files(self) -> dict[str, bytes]:
+        """Returns nothing: there is nothing to set."""
+        return {}
 
 
 # --- characters -------------------------------------------------------------------------------------------------------
@@ -92,6 +147,7 @@ class Characters:
         self.config = config
         self.pieces = list(config.characters)
         self.vocab_size = len(self.pieces)
+        self.sizes, self.end = [len(piece.encode()) for piece in self.pieces], None
         self._numbers = {piece: i for i, piece in enumerate(self.pieces)}
         longest_first = sorted(map(re.escape, self.pieces), key=len, reverse=True)
         self._cut = re.compile("|".join([*longest_first, "."]), re.DOTALL)
@@ -163,6 +219,15 @@ class SentencePiece:
             raise ConfigError(f"`{self.FILE}` must be a SentencePiece model, but cannot be read: {error}") from error
         self.vocab_size: int = self._processor.vocab_size()
         self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
+        self.sizes = [self._size(i) for i in range(self.vocab_size)]
+        self.end: int | None = end if (end := self._processor.eos_id()) >= 0 else None
+
+    def _size(self, number: int) -> int:
+        """Bytes that a sub-word stands for; 0 for marks and for what the model does not know."""
+        if self._processor.is_byte(number):
+            return 1
+        silent = self._processor.is_control(number) or self._processor.is_unknown(number)
+        return 0 if silent else len(self.pieces[number].replace("\u2581", " ").encode())
 
     def encode(self, text: str) -> list[int]:
         """Returns the numbers of the sub-words.
@@ -207,8 +272,9 @@ def settle(
     """
     found = list(found)
     if policy == "refuse" and (strange := sorted({surface for i, surface in found if i == unknown})):
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
         raise DataError(
-            f"the text {text!r} has {strange}, which the tokenizer does not know. Mend the text or the tokenizer, or "
+            f"the text {shown!r} has {strange}, which the tokenizer does not know. Mend the text or the tokenizer, or "
             "set `task.tokenizer.unknown` to `drop`"
             + (", or `task.tokenizer.lowercase`." if text != text.lower() else ".")
         )

@@ -59,7 +59,9 @@ class WordPiece:
             raise ConfigError(f"`{self.FILE}` must be text in UTF-8, but cannot be read: {error}") from error
         self.pieces = [piece.rstrip("\r") for piece in self.pieces[: -1 if self.pieces[-1] == "" else None]]
         self.vocab_size = len(self.pieces)
+        self.sizes = [self._size(piece) for piece in self.pieces]
         self._numbers = {piece: i for i, piece in enumerate(self.pieces)}
+        self.end = self._numbers.get("[SEP]")
         must(
             len(self._numbers) == self.vocab_size,
             self.FILE,
@@ -67,6 +69,10 @@ class WordPiece:
             value=f"{self.vocab_size} lines",
         )
         must("[UNK]" in self._numbers, self.FILE, "a list of pieces with `[UNK]` among them", value=self.pieces[:8])
+
+    def _size(self, piece: str) -> int:
+        """Bytes that a piece stands for, and a space before it unless it goes on with a word."""
+        return 0 if piece in SPECIAL else len(piece[2:].encode()) if piece.startswith("##") else 1 + len(piece.encode())
 
     def encode(self, text: str) -> list[int]:
         """Returns the numbers of the pieces.

@@ -85,7 +85,7 @@ class Task(nn.Module):
         """Computes metrics by name from added states."""
         raise NotImplementedError
 
-    def draw(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def draw(self, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
         """Draws the initial value of a parameter of the network, where the task is `lazy`.
 
         Args:

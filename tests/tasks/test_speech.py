@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from anemone.config import load_class
 from anemone.data.batch import Batch
 from anemone.errors import ConfigError, DataError
 from anemone.tasks import TASKS, build, rebuild
@@ -25,7 +26,7 @@ def kind_of(task) -> str:
     return task.config_tree()["task"]["kind"]
 
 
-@pytest.fixture(scope="module", params=list(TASKS))
+@pytest.fixture(scope="module", params=list(VERBS))
 def task(request):
     return tiny(request.param)
 
@@ -43,8 +44,8 @@ def batch_for(task, seconds=(1.0, 0.5, 0.8)) -> Batch:
     )
 
 
-def test_every_kind_of_task_is_tested():
-    assert set(VERBS) == set(TASKS)
+def test_every_kind_of_task_that_hears_speech_is_tested():
+    assert set(VERBS) == {kind for kind, target in TASKS.items() if load_class(target).data == "speech"}
 
 
 def test_the_network_is_a_chain_whose_ports_hold(task):
