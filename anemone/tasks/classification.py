@@ -36,6 +36,9 @@ class ClassificationConfig:
     data: ClassVar[str] = "speech"
     """The kind of data it learns from."""
 
+    lazy: ClassVar[bool] = False
+    """Whether the network can be built without memory, see `anemone.tasks.task.Task`."""
+
     labels: tuple[str, ...] = ()
     """The classes, in the order of the network's outputs; empty: those of the training manifests, sorted."""
 

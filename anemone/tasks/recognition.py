@@ -35,6 +35,9 @@ class RecognitionConfig:
     data: ClassVar[str] = "speech"
     """The kind of data it learns from."""
 
+    lazy: ClassVar[bool] = False
+    """Whether the network can be built without memory, see `anemone.tasks.task.Task`."""
+
     tokenizer: Any = of_kind(TOKENIZERS)
     """How a text is cut into the units that the network writes."""
 

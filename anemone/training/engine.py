@@ -120,7 +120,7 @@ class Engine:
         self.balances = nn.ModuleList(m for m in task.modules() if isinstance(m, Balance))
         self.readers = ranks.groups(mesh, "loss")
         """Ranks that read different data, or parts of it."""
-        self.peers = ranks.groups(mesh, "loss", "pp")
+        self.peers = self.share.peers if self.share else ranks.ALL
         """Ranks over which losses add up."""
         self.steps = 0
         """Steps so far, skipped ones too: the number of the next one."""

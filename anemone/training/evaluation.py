@@ -12,6 +12,7 @@ from anemone.data.problems import none_usable
 from anemone.tasks.task import Task, inference
 from anemone.training import ranks
 from anemone.training.precision import precision as find_precision
+from anemone.training.share import Share
 
 States = dict[str, Tensor]
 
@@ -56,15 +57,32 @@ def states_of(task: Task, manifests: Sequence[str | Path], data: DataConfig, *, 
         return count(task, evaluation_loader(task, index, data), device)
 
 
-def evaluation_loader(task: Task, index: Examples, data: DataConfig, shared: Any = None) -> StepLoader:
-    """The loader that gives every row once, over all ranks."""
-    return data.loader(index, task.encode, training=False, rank=ranks.rank(), world=ranks.world(), shared=shared)
+def evaluation_loader(
+    task: Task, index: Examples, data: DataConfig, shared: Any = None, *, place: tuple[int, int] | None = None
+) -> StepLoader:
+    """The loader that gives every row once, over all ranks.
+
+    Args:
+        task: what is measured.
+        index: the data.
+        data: how they are read.
+        shared: what several loaders read through.
+        place: number of this rank among those that read different data, and how many do; all ranks by default.
+    """
+    rank, world = place or (ranks.rank(), ranks.world())
+    return data.loader(index, task.encode, training=False, rank=rank, world=world, shared=shared)
 
 
-def count(task: Task, loader: StepLoader, device: torch.device) -> States:
+def count(task: Task, loader: StepLoader, device: torch.device, share: Share | None = None) -> States:
     """Adds the task's metric states over the batches of all ranks. The caller sets mode and precision.
 
     Beside the states of the task there are ``utterances`` or ``sequences``, those measured, and ``left_out``, lines.
+
+    Args:
+        task: what is measured.
+        loader: of this rank.
+        device: of this rank.
+        share: how it takes part, where the network is laid out over several.
 
     Raises:
         DataError: no rank had a row to measure.
@@ -72,12 +90,12 @@ def count(task: Task, loader: StepLoader, device: torch.device) -> States:
     index = loader.index
     states = {name: value.clone() for name, value in task.zero_states().items()}
     rows = torch.zeros((), dtype=torch.int64, device=device)
-    for step in loader:
-        for batch in step:
-            rows += len(batch.rows)
-            for name, value in task.evaluate(batch.to(device)).items():
-                states[name] = states[name] + value
-    ranks.sum_together([*states.values(), rows])
+    batches = (batch for step in loader for batch in step)
+    alone = ((task.evaluate(batch.to(device)), len(batch.rows)) for batch in batches)
+    for found, number in share.measured(batches) if share else alone:
+        rows += number
+        states = {name: states[name] + value for name, value in found.items()}
+    ranks.sum_together([*states.values(), rows], share.peers if share else ranks.ALL)
     if not rows:
         raise none_usable(len(index), loader.problems, noun=index.noun)
     return {**states, f"{index.noun}s": rows, "left_out": len(index) - rows + len(index.problems)}
@@ -98,6 +116,6 @@ def told(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value or name.rpartition("/")[2] != "left_out"}
 
 
-def measure(task: Task, loader: StepLoader, device: torch.device) -> dict[str, float]:
-    """Returns the metrics over the batches of all ranks. The caller sets mode and precision."""
-    return summarize(task, count(task, loader, device))
+def measure(task: Task, loader: StepLoader, device: torch.device, share: Share | None = None) -> dict[str, float]:
+    """Returns the metrics over the batches of all ranks, see `count`. The caller sets mode and precision."""
+    return summarize(task, count(task, loader, device, share))

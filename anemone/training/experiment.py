@@ -42,7 +42,8 @@ class TrainerConfig:
     """Machines; under torchrun its number holds."""
 
     batches_per_step: int | None = None
-    """Micro-batches of an optimizer step over all processes; null takes one for each process the run starts with."""
+    """Micro-batches of an optimizer step over all processes; null takes one for each process that reads data of its own
+    when the run starts, and in a pipeline two for each of its ranks."""
 
     clip_norm: float | None = None
     """A gradient with a larger norm is scaled down to it."""

@@ -16,6 +16,8 @@ from anemone import tasks
 from anemone.config import encode, must
 from anemone.data import Examples
 from anemone.data.manifest import Index
+from anemone.parallel.mesh import ParallelConfig
+from anemone.parallel.pipeline import check_count
 from anemone.tasks.classification import ClassificationConfig
 from anemone.tasks.task import Task
 from anemone.training import ranks
@@ -23,7 +25,7 @@ from anemone.training.callbacks import Checkpoints, Evaluations, Finish, Metrics
 from anemone.training.experiment import ExperimentConfig, TrainResult
 from anemone.training.loggers import build_loggers
 from anemone.training.module import TrainingModule
-from anemone.training.precision import precision
+from anemone.training.precision import Precision, precision
 from anemone.training.progress import PipeConsole, ProgressBar, narration
 from anemone.training.resume import checkpoints
 from anemone.training.run import counted, describe_run, occupied, refuse_changes
@@ -46,8 +48,8 @@ HARMLESS = {
 def launch(config: ExperimentConfig) -> TrainResult:
     """Trains; see `anemone.training.experiment.train`."""
     folder, console = Path(config.run.folder), PipeConsole()
-    device = torch.device(_accelerator(config))
-    precision(config.precision, device)
+    _precision(config)
+    layout(config)
     sets = read_sets(config)
     config = complete(config, sets["train"])
     remarks = [remark for name in sets if (remark := unknown_labels(config, sets, name))] + useless_settings(config)
@@ -75,7 +77,7 @@ def launch(config: ExperimentConfig) -> TrainResult:
                 accelerator=_accelerator(config),
                 devices=processes(config)[0],
                 num_nodes=processes(config)[1],
-                strategy=Joined() if world(config) > 1 else "auto",
+                strategy=Joined(config.parallel) if needs_mesh(config) else "auto",
                 precision="32-true",
                 max_epochs=-1,
                 logger=build_loggers(folder, config.run.loggers, project=config.run.project, step=start)
@@ -117,14 +119,18 @@ def complete(config: ExperimentConfig, index: Examples) -> ExperimentConfig:
     Raises:
         ConfigError: the micro-batches of a step cannot be shared out to the processes.
     """
-    task, trainer = config.task.complete(index), config.trainer
+    task, trainer, parallel = config.task.complete(index), config.trainer, layout(config)
+    shares = (parallel.dp_replicate or 1) * parallel.dp_shard
     if trainer.batches_per_step is None:
         started = Path(config.run.folder) / "config.yaml"
         before = yaml.safe_load(started.read_text("utf-8"))["trainer"]["batches_per_step"] if started.exists() else None
-        trainer = dataclasses.replace(trainer, batches_per_step=before or world(config))
-    rule = f"a multiple of the number of processes ({world(config)})"
+        usual = shares * (2 * parallel.pp if parallel.pp > 1 else 1)
+        trainer = dataclasses.replace(trainer, batches_per_step=before or usual)
+    rule = f"a multiple of the number of processes that read different data ({shares})"
     number = trainer.batches_per_step or 1
-    must(number % world(config) == 0, "trainer.batches_per_step", rule, value=number)
+    must(number % shares == 0, "trainer.batches_per_step", rule, value=number)
+    if parallel.pp > 1:
+        check_count(parallel.schedule, parallel.pp, number // shares)
     return dataclasses.replace(config, task=task, trainer=trainer)
 
 
@@ -166,9 +172,10 @@ def useless_settings(config: ExperimentConfig) -> list[str]:
 
 
 def build_task(config: ExperimentConfig) -> Task:
-    """The task with the initial weights of the run's seed."""
+    """The task with the initial weights of the run's seed; a lazy one without weights, on the meta device."""
     torch.manual_seed(config.run.seed)
-    return tasks.build(config.task, config.model, config.features, loss=config.loss, decoding=config.decoding)
+    with torch.device("meta") if config.task.lazy else nullcontext():
+        return tasks.build(config.task, config.model, config.features, loss=config.loss, decoding=config.decoding)
 
 
 def total_steps(config: ExperimentConfig, task: Task, index: Examples) -> int:
@@ -211,6 +218,20 @@ def announcement(module: TrainingModule, folder: Path, start: int) -> str:
     )
 
 
+def layout(config: ExperimentConfig) -> ParallelConfig:
+    """How the run is spread over its processes, with all numbers.
+
+    Raises:
+        ConfigError: the degrees do not make up the processes, or the layout is known not to work.
+    """
+    return config.parallel.resolve(world(config))
+
+
+def needs_mesh(config: ExperimentConfig) -> bool:
+    """Whether the network must be laid out, be it over one process: for copies of its weights, say."""
+    return world(config) > 1 or layout(config) != ParallelConfig().resolve(1) or _precision(config).weights is not None
+
+
 def world(config: ExperimentConfig) -> int:
     """Number of processes of the run."""
     devices, nodes = processes(config)
@@ -226,6 +247,10 @@ def processes(config: ExperimentConfig) -> tuple[int, int]:
         nodes = int(os.environ["SLURM_STEP_NUM_NODES"])
         return int(os.environ["SLURM_STEP_NUM_TASKS"]) // nodes, nodes
     return config.trainer.devices, config.trainer.num_nodes
+
+
+def _precision(config: ExperimentConfig) -> Precision:
+    return precision(config.precision, torch.device(_accelerator(config)))
 
 
 def _accelerator(config: ExperimentConfig) -> str:

@@ -43,6 +43,7 @@ FREE = (
     "trainer.max_nonfinite",
     "trainer.log_every",
     "trainer.eval_every",
+    "parallel*",
     "checkpoint.*",
     "run.folder",
     "run.resume",

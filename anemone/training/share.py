@@ -41,6 +41,8 @@ class Share:
         """A batch without fault, to take part with where there is none left."""
         self.counts = parallel.is_last and self.mesh.rank("cp") == 0
         """Whether this rank counts rows; those along cp and pp see the same ones."""
+        self.peers = ranks.groups(self.mesh, "loss", "pp")
+        """Ranks over which losses and states of metrics add up."""
         self._read: Read = _unread
         stages = self.mesh.size("pp")
         self.pipeline = parallel.schedule(lambda *read: self._read(*read), 4 * stages) if self.staged else None

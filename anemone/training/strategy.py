@@ -1,10 +1,28 @@
-"""The Lightning strategy of all runs with more than one process: it joins them, and wraps nothing."""
+"""The Lightning strategy of all runs over a mesh: it joins the processes and lays them out, and wraps nothing."""
 
 from lightning.pytorch.strategies import DDPStrategy
 
+from anemone.parallel.mesh import Mesh, ParallelConfig
+
 
 class Joined(DDPStrategy):
-    """Starts the processes and joins them into one group; the engine itself sums gradients and statistics."""
+    """Starts the processes, joins them into one group, and makes their mesh; the engine itself does the rest.
+
+    Args:
+        parallel: the degrees of the mesh.
+    """
+
+    mesh: Mesh
+    """Known once the processes are joined."""
+
+    def __init__(self, parallel: ParallelConfig) -> None:
+        super().__init__()
+        self.parallel = parallel
+
+    def setup_environment(self) -> None:
+        """Joins the processes, and makes the mesh."""
+        super().setup_environment()
+        self.mesh = Mesh(self.parallel, self.root_device.type)
 
     def configure_ddp(self) -> None:
         """Leaves the module as it is."""
