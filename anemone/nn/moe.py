@@ -54,7 +54,7 @@ class MoE(nn.Module):
         back = order.argsort()
         rows = tokens.unsqueeze(1).expand(-1, chosen.shape[-1], -1).flatten(0, 1)  # (B N, D) -> (B N Q, D)
         y = permuted(self.experts(permuted(rows, order, back), sizes), back, order)
-        y = torch.einsum("nq,nqd->nd", weight.to(y.dtype), y.view(*chosen.shape, -1))
+        y = torch.einsum("nq,nqd->nd", weight.to(y.dtype), y.view(*chosen.shape, self.d_model))
         return y.view(x.shape)
 
 
