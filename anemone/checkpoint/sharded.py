@@ -143,18 +143,15 @@ class ShardWriter:
 
         def write() -> tuple[str, dict[str, Any]] | None:
             tensors = {name: p.tensor for name, p in pieces.items()}
-            return (shard_name(rank), _write_shard(draft / shard_name(rank), tensors)) if tensors else None
+            return (shard_name(rank), write_shard(draft / shard_name(rank), tensors)) if tensors else None
 
-        def seal(written: list[Any]) -> list[Any]:
-            own = {INDEX: _json({"tensors": self._index}), **(files or {})}
-            sums = dict(shard for shard in written if shard)
-            sums |= {name: _write_file(draft / name, data) for name, data in own.items()}
-            _write_file(draft / COMPLETE, _json({"format": FORMAT, "files": sums}))
+        def finish(written: list[Any]) -> list[Any]:
+            seal(draft, self._index, dict(shard for shard in written if shard), files or {})
             return [None] * len(written)
 
         with ExitStack() as stack:
             agree(self.group, decide=begin)
-            agree(self.group, write, seal)
+            agree(self.group, write, finish)
             agree(self.group, stack.close)  # on the first rank, this renames
 
 
@@ -193,7 +190,22 @@ def _shared_out(layouts: list[list[Any]]) -> tuple[list[list[str]], dict[str, An
     return shares, index
 
 
+def seal(draft: Path, index: Mapping[str, Any], sums: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Writes index, further files and at last the marker.
+
+    Args:
+        draft: the folder.
+        index: entry of each tensor.
+        sums: entry of each shard, as `write_shard` gave it.
+        files: by name.
+    """
+    own = {INDEX: _json({"tensors": index}), **files}
+    written = {name: _write_file(draft / name, data) for name, data in own.items()}
+    _write_file(draft / COMPLETE, _json({"format": FORMAT, "files": {**sums, **written}}))
+
+
 def shard_name(rank: int) -> str:
+    """File of a rank."""
     return f"shard_{rank:05d}.safetensors"
 
 
@@ -210,7 +222,8 @@ class _Hashed:
         return self.file.write(data)
 
 
-def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Writes a file of tensors to disk; returns its size and sum."""
     return _write(path, lambda file: write_safetensors(cast(BinaryIO, file), tensors))
 
 

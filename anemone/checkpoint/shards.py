@@ -105,6 +105,10 @@ class Shards(Mapping[str, Tensor]):
             if digest.hexdigest() != self.files[name]["sha256"]:
                 raise ArchiveError(f"`{self.path / name}` is damaged: its SHA-256 is not that of {COMPLETE}.")
 
+    def stored(self, name: str, offset: list[int]) -> Tensor:
+        """The stored piece of a tensor that begins at an offset, in the bytes of its file."""
+        return next(self._stored(name, entry) for entry in self.index[name]["pieces"] if entry["offset"] == offset)
+
     def _fill(self, name: str, own: Piece) -> None:
         """Copies what the stored pieces have of this one."""
         filled = 0

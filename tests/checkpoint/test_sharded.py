@@ -9,62 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from anemone.checkpoint import sharded
 from anemone.checkpoint.sharded import COMPLETE, INDEX, ShardWriter
 from anemone.checkpoint.shards import open_shards, refuse_other_formats
 from anemone.errors import ArchiveError
 from anemone.testing import run_ranks
-
-
-def whole():
-    """Tensors of every kind, the same in each process."""
-    g = torch.Generator().manual_seed(0)
-    return {
-        "matrix": torch.randn(8, 12, generator=g),
-        "odd": torch.randn(7, 5, generator=g),
-        "experts": torch.randn(4, 6, 10, generator=g),
-        "half": torch.randn(9, generator=g).bfloat16(),
-        "few": torch.randn(2, 3, generator=g),
-        "scalar": torch.tensor(3.5),
-        "count": torch.tensor([7, 8, 9]),
-        "none": torch.zeros(0, 4),
-    }
-
-
-# axes of a mesh, and where each tensor lies on them; others are the same on all ranks
-LAYOUTS = {
-    "dp4": ((4,), {"matrix": (Shard(0),), "odd": (Shard(0),), "half": (Shard(0),), "few": (Shard(0),)}),
-    "tp2": ((2,), {"matrix": (Shard(1),), "experts": (Shard(1),)}),
-    "hybrid": (
-        (2, 2),
-        {"matrix": (Replicate(), Shard(0)), "odd": (Shard(1), Shard(0)), "experts": (Shard(0), Shard(2))},
-    ),
-    "three": ((3,), {"matrix": (Shard(0),), "odd": (Shard(1),), "experts": (Shard(2),), "half": (Shard(0),)}),
-}
-
-
-def laid_out(layout, tensors):
-    shape, places = LAYOUTS[layout]
-    mesh = init_device_mesh("cpu", shape)
-    return {
-        name: distribute_tensor(tensor, mesh, places[name]) if name in places else tensor.clone()
-        for name, tensor in tensors.items()
-    }
-
-
-def group_of_all():
-    return torch.distributed.new_group(backend="gloo")
-
-
-def save(rank, folder, layout):
-    group = group_of_all()
-    writer = ShardWriter(group)
-    for step in (1, 2):  # the second time, the layout is known
-        tensors = laid_out(layout, whole())
-        writer.write(folder / f"step_{step}", writer.share(tensors), {"state.json": b"{}"})
-    return sorted(path.name for path in folder.iterdir())
+from tests.checkpoint.layouts import LAYOUTS, equal, group_of_all, laid_out, save, save_alone, whole
 
 
 def load(rank, folder, layout):
@@ -73,12 +25,6 @@ def load(rank, folder, layout):
     shards = open_shards(folder, group_of_all())
     shards.read_into(tensors)
     return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tensors.items()}
-
-
-def equal(found, expected):
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
 
 
 @pytest.mark.parametrize("saved", LAYOUTS)
@@ -114,11 +60,6 @@ def test_nothing_in_a_folder_is_pickled_and_a_marker_names_every_file(tmp_path):
     assert {INDEX, "state.json"} < names
     for path in folder.iterdir():
         assert not path.read_bytes().startswith((b"\x80", b"PK"))
-
-
-def save_alone(folder, tensors):
-    writer = ShardWriter()
-    writer.write(folder, writer.share(tensors), {"state.json": b"{}"})
 
 
 def test_floats_are_converted_on_the_way_and_nothing_else(tmp_path):

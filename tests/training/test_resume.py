@@ -186,13 +186,13 @@ def test_random_states_come_back(tmp_path):
 @pytest.fixture
 def slow_disk(monkeypatch):
     """An event that writing waits for."""
-    go, write_shard = threading.Event(), sharded._write_shard
+    go, write_shard = threading.Event(), sharded.write_shard
 
     def wait(path, tensors):
         assert go.wait(10)
         return write_shard(path, tensors)
 
-    monkeypatch.setattr(sharded, "_write_shard", wait)
+    monkeypatch.setattr(sharded, "write_shard", wait)
     return go
 
 
@@ -227,7 +227,7 @@ def test_a_failed_save_is_told_when_it_is_waited_for_and_the_one_before_stands(t
     saver = Saver(tmp_path, asynchronous=True)
     saver.save(1, state())
     saver.wait()
-    monkeypatch.setattr(sharded, "_write_shard", full)
+    monkeypatch.setattr(sharded, "write_shard", full)
     saver.save(2, state())
     with pytest.raises(ArchiveError, match=r"No space left on device: `disk`"):
         saver.save(3, state())
