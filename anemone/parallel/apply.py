@@ -7,7 +7,7 @@ The network itself knows nothing of it, and its parameters keep their names.
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from anemone.config import must
 from anemone.parallel import pipeline
+from anemone.parallel.fp8 import Recipe
 from anemone.parallel.gradients import BucketedSum, sum_partial, total_norm
 from anemone.parallel.mesh import Mesh
 from anemone.parallel.plans import Planned, find_plans, matching
@@ -29,7 +30,7 @@ def parallelize(
     mesh: Mesh,
     *,
     short: torch.dtype | None = None,
-    fp8: Literal["tensorwise", "rowwise"] | None = None,
+    fp8: Recipe | None = None,
 ) -> "Parallel":
     """Lays a network out over a mesh, in place.
 
@@ -89,7 +90,7 @@ def check(part: Planned, mesh: Mesh) -> None:
         must(number % config.tp == 0, "parallel.tp", rule, value=config.tp, hint="Change either of them.")
 
 
-def _lay_out(part: Planned, mesh: Mesh, fp8: Literal["tensorwise", "rowwise"] | None) -> None:
+def _lay_out(part: Planned, mesh: Mesh, fp8: Recipe | None) -> None:
     """All that happens to a part of a network before it is sharded."""
     config, (_, module, plan) = mesh.config, part
     if fp8 is not None:

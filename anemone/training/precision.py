@@ -9,6 +9,7 @@ The engine owns them, so that a setting means the same everywhere or is refused:
     bf16-true    forwards and backwards see bfloat16 copies of the weights; gradients are summed in float32
     fp8          bf16-true, and the products of linear layers in 8-bit floats, with one scale for a tensor
     fp8-rowwise  the same, with a scale for each row
+    fp8-te       fp8 by NVIDIA's Transformer Engine in place of torchao (GPUs only, an extra of its own)
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from anemone.config import must
 from anemone.parallel.fp8 import Recipe
 
-PrecisionName = Literal["32", "tf32", "16-mixed", "bf16-mixed", "bf16-true", "fp8", "fp8-rowwise"]
+PrecisionName = Literal["32", "tf32", "16-mixed", "bf16-mixed", "bf16-true", "fp8", "fp8-rowwise", "fp8-te"]
 
 
 class Precision(NamedTuple):
@@ -69,7 +70,15 @@ PRECISIONS: dict[str, Precision] = {
     "bf16-true": Precision(weights=torch.bfloat16),
     "fp8": Precision(weights=torch.bfloat16, fp8="tensorwise", capability=(8, 9)),
     "fp8-rowwise": Precision(weights=torch.bfloat16, fp8="rowwise", capability=(9, 0)),
+    "fp8-te": Precision(weights=torch.bfloat16, fp8="transformer_engine", capability=(8, 9)),
 }
+
+
+GPU_ONLY = {
+    "tf32": "TF32 is a format of the matrix units of NVIDIA GPUs since Ampere; nothing else can compute in it.",
+    "fp8-te": "Transformer Engine computes on NVIDIA GPUs only; torchao computes fp8 and fp8-rowwise here, too.",
+}
+"""Precisions that only GPUs have, and why."""
 
 
 def precision(name: str, device: torch.device) -> Precision:
@@ -80,9 +89,9 @@ def precision(name: str, device: torch.device) -> Precision:
     """
     must(name in PRECISIONS, "precision", f"one of {sorted(PRECISIONS)}", value=name)
     found = PRECISIONS[name]
-    if found.tf32 and device.type != "cuda":
-        hint = "TF32 is a format of the matrix units of NVIDIA GPUs since Ampere; nothing else can compute in it."
-        must(False, "precision", f"32, 16-mixed or bf16-mixed on this device ({device.type})", value=name, hint=hint)
+    if device.type != "cuda" and name in GPU_ONLY:
+        rule = f"32, 16-mixed, bf16-mixed, bf16-true, fp8 or fp8-rowwise on this device ({device.type})"
+        must(False, "precision", rule, value=name, hint=GPU_ONLY[name])
     if device.type == "cuda":
         has = torch.cuda.get_device_capability(device)
         hint = f"Its format needs compute capability {found.capability}, and this GPU has {has}."

@@ -57,12 +57,15 @@ def test_a_product_has_the_format_of_the_precision_and_weights_stay_float32(name
 
 
 def test_tf32_is_refused_on_a_cpu_with_the_reason():
-    with pytest.raises(
-        ConfigError, match=r"`precision` must be 32, 16-mixed or bf16-mixed on this device \(cpu\), but"
-    ):
+    with pytest.raises(ConfigError, match=r"`precision` must be 32, .* or fp8-rowwise on this device \(cpu\), but"):
         precision("tf32", CPU)
     with pytest.raises(ConfigError, match=r"matrix units of NVIDIA GPUs since Ampere"):
         engine(Product(), "tf32")
+
+
+def test_transformer_engine_is_refused_on_a_cpu_with_the_way_out():
+    with pytest.raises(ConfigError, match=r"but is 'fp8-te' instead\. Transformer Engine .*torchao computes fp8"):
+        precision("fp8-te", CPU)
 
 
 def test_an_unknown_precision_is_refused():
