@@ -212,12 +212,16 @@ class Balance(nn.Module):
             return probs
         total, share = self.count(sizes)
         loss = balance_loss(probs, total) * (self.coefficient * share)
-        out: Tensor = AddLoss.apply(probs, loss, self.scale)  # type: ignore[no-untyped-call]
+        out: Tensor = AddLoss.apply(probs, loss, self.read_later(probs.device))  # type: ignore[no-untyped-call]
         return out
 
     def count(self, sizes: Tensor) -> tuple[Tensor, float]:
         """Rows of each expert over all ranks that share the micro-batch, and which share of the gradient is ours."""
         return sizes, 1.0
+
+    def read_later(self, device: torch.device) -> Tensor:
+        """The tensor in which the backward pass of this call finds its scale."""
+        return self.scale
 
 
 def balance_loss(probs: Tensor, sizes: Tensor) -> Tensor:

@@ -50,6 +50,8 @@ def _spread(name: str, moe: MoE, plan: Plan, mesh: Mesh) -> None:
     moe.balance = SharedBalance(moe.balance.coefficient, context.get_group() if context else None, 1 / tp)
     if ep > 1 or tp > 1:
         moe.register_module("experts", SpreadExperts(moe.experts, mesh))
+    if mesh.size("pp") > 1 and moe.balance.coefficient:
+        moe.register_forward_hook(_leave_out)
     if tensor is not None:
         sequence = mesh.config.sequence_parallel and "norm" in plan.tensor.values()
         _meet(moe, tensor, Shard(1) if sequence else Replicate())
@@ -109,6 +111,7 @@ class SharedBalance(Balance):
     def __init__(self, coefficient: float, context: dist.ProcessGroup | None, share: float) -> None:
         super().__init__(coefficient)
         self.context, self.share = context, share
+        self.latest = self.scale
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def count(self, sizes: Tensor) -> tuple[Tensor, float]:
@@ -117,6 +120,32 @@ class SharedBalance(Balance):
             sizes = sizes.clone()
             dist.all_reduce(sizes, group=self.context)
         return sizes, self.share
+
+    def read_later(self, device: torch.device) -> Tensor:
+        """A tensor of this call's own, since calls of a pipeline do not go back one by one."""
+        self.latest = self.scale.to(device, copy=True)
+        return self.latest
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _leave_out(moe: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
+    """Gives a micro-batch the balance's scale only if something depends on what the layer gives for it.
+
+    A pipeline takes micro-batches of weight 0 along, to fill up a step. It knows so at its last stage alone; all other
+    stages see gradients of zero.
+    """
+    balance = moe.balance
+    assert isinstance(balance, SharedBalance)
+    latest = balance.latest
+
+    def read(gradient: Tensor) -> None:
+        counts = gradient.any().to(torch.float32)
+        if balance.context is not None:
+            dist.all_reduce(counts, dist.ReduceOp.MAX, group=balance.context)
+        latest.copy_(balance.scale * counts)
+
+    if output.requires_grad:
+        output.register_hook(read)  # type: ignore[no-untyped-call]
 
 
 # --- experts elsewhere ------------------------------------------------------------------------------------------------

@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anemone.errors import ConfigError
+from anemone.losses.token_cross_entropy import token_cross_entropy
 from anemone.nn.moe import MoE, balance_loss
+from anemone.parallel.apply import parallelize
 from anemone.parallel.expert import SharedBalance, SpreadExperts, apply_experts
+from anemone.parallel.initial import initialize
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.plans import Plan
+from anemone.parallel.recompute import FullConfig
 from anemone.testing import run_ranks
-from tests.parallel.layouts import Run, compare, train, within, worst
+from tests.parallel.layouts import Run, build, compare, micro_batches, train, within, worst
 
 PLAN = Plan(blocks=(), experts=("layers.*.experts",))
 OPTIONS: dict[str, Any] = {
@@ -165,6 +169,35 @@ def test_the_balance_of_shared_tokens_has_the_gradient_of_the_balance_of_all():
     probs = torch.rand(8, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     (want,) = torch.autograd.grad(0.5 * balance_loss(probs, torch.tensor([6, 4, 6])), [probs])
     torch.testing.assert_close(torch.cat(run_ranks(2, shares)), want)
+
+
+def gradients(rank: int, layout: dict[str, Any], padded: bool) -> dict[str, Tensor]:
+    """Of two micro-batches, after which two of weight 0 may follow to fill up a pipeline."""
+    mesh, net = Mesh(ParallelConfig(**layout)), build(meta=True, num_layers=4, num_experts=4, balance=0.5)
+    parallel = parallelize(net, mesh)
+    initialize(net, net.draw, seed=7)
+    made = micro_batches(0, 4)
+
+    def lost(output: Tensor, number: int) -> Tensor:
+        return token_cross_entropy(output, made[number][1])[0] * float(number < 2)
+
+    if padded:
+        parallel.schedule(lost, 4).step([(tokens, positions) for tokens, _, positions in made])
+    else:
+        for number, (tokens, _, positions) in enumerate(made[:2]):
+            parallel.begin(last=number == 1)
+            lost(net(tokens, positions), number).backward()
+    parallel.reduce()
+    return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("layout", [{"recompute": FullConfig()}, {"schedule": "zbv"}])
+def test_what_fills_up_a_pipeline_has_no_balance(layout):
+    (want,) = run_ranks(1, gradients, {}, False)
+    for found in run_ranks(2, gradients, {"pp": 2, **layout}, True):
+        assert found
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, want[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
