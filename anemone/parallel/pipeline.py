@@ -161,12 +161,13 @@ class Pipeline:
     def __init__(
         self, stages: Mapping[int, nn.Module], mesh: Mesh, loss: Loss, *, states: Callable[[Inputs], Tensor]
     ) -> None:
-        self.modules, self.mesh, self.loss, self.states = dict(stages), mesh, loss, states
+        self.mesh, self.loss, self.states = mesh, loss, states
         config = mesh.config
         assert config.stages_per_rank is not None
         self.total = config.pp * config.stages_per_rank
-        self.is_first, self.is_last = 0 in self.modules, self.total - 1 in self.modules
-        self.names = list(inspect.signature(next(iter(self.modules.values())).forward).parameters)[1:]
+        self.is_first, self.is_last = 0 in stages, self.total - 1 in stages
+        self.names = list(inspect.signature(next(iter(stages.values())).forward).parameters)[1:]
+        self.modules = {number: Unseen(stage) if config.zero > 1 else stage for number, stage in stages.items()}
         self._schedules: dict[Any, torch_schedules._PipelineSchedule] = {}
 
     def step(self, micro_batches: Sequence[Inputs]) -> list[Tensor]:
@@ -245,6 +246,24 @@ def _leave_forwards(schedule: Any) -> None:
     schedule.pipeline_order_with_comms = {
         rank: [action for action in actions if action.computation_type in kept] for rank, actions in orders.items()
     }
+
+
+class Unseen(nn.Module):
+    """Calls a stage and hides that it is sharded.
+
+    Where torch sees that a stage is, it puts off all sums of gradients to the end of the step, as zero=1 asks for.
+
+    Args:
+        stage: what to call.
+    """
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, x: Tensor, **shared: Tensor) -> Any:
+        """Returns what the stage does."""
+        return self.stage(x, **shared)
 
 
 def check_count(schedule: str, pp: int, count: int) -> None:
