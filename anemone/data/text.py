@@ -219,8 +219,7 @@ def _cut(blocks: Iterable[str]) -> Iterator[str]:
     for block in blocks:
         rest += block
         while len(rest) > PIECE:
-            end = rest.rfind("\n", 0, PIECE) + 1 or rest.rfind(" ", 0, PIECE) or PIECE
-            end = PIECE if end < 1 else end
+            end = rest.rfind("\n", 0, PIECE) + 1 or max(rest.rfind(" ", 0, PIECE), 0) or PIECE
             yield rest[:end]
             rest = rest[end:]
     if rest:
