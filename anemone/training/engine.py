@@ -159,6 +159,8 @@ class Engine:
             if not alone:
                 self.statistics.end(len(micro_batches), self.readers)
             self._move(norm)
+            if self.share and micro_batches:
+                self.share.spare = micro_batches[0]
         self.scaler.update(result.skipped == "overflow")
         if result.skipped in ("loss", "gradient"):
             self._complain(result, micro_batches, losses)
@@ -232,14 +234,14 @@ class Engine:
                 if not alone:
                     self.statistics.collect()
             return losses, alone
-        number = self.share.agree(micro_batches)
-        if number == 0:
+        parts = self.share.filled(micro_batches, self.share.spare, least=self.most)
+        if not parts:
             return [], False
         self._agree_on_unit(micro_batches)
         if self.share.staged:
-            self.most = number = max(number, self.most)  # a schedule takes as many as ever
-            return self._learn_in_stages(self.share.filled(micro_batches, number), len(micro_batches)), False
-        return self._learn_together(self.share.filled(micro_batches, number), len(micro_batches)), False
+            self.most = len(parts)  # a schedule takes as many as ever
+            return self._learn_in_stages(parts, len(micro_batches)), False
+        return self._learn_together(parts, len(micro_batches)), False
 
     def _backward(self, batch: MicroBatch, before: list[LossSum], weight: float = 1.0) -> LossSum:
         """Adds the gradient of sum of losses / unit; alone, the unit is the count of the first micro-batch here."""

@@ -1,13 +1,13 @@
 """How good a task is: metric states added over batches and ranks, then summed up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anemone.data import DataConfig, Examples, StepLoader
+from anemone.data import DataConfig, Examples, MicroBatch, StepLoader
 from anemone.data.problems import none_usable
 from anemone.tasks.task import Task, inference
 from anemone.training import ranks
@@ -88,17 +88,24 @@ def count(task: Task, loader: StepLoader, device: torch.device, share: Share | N
         DataError: no rank had a row to measure.
     """
     index = loader.index
+    states, rows = added(task, (batch for step in loader for batch in step), device, share)
+    if not rows:
+        raise none_usable(len(index), loader.problems, noun=index.noun)
+    return {**states, f"{index.noun}s": rows, "left_out": len(index) - rows + len(index.problems)}
+
+
+def added(
+    task: Task, batches: Iterable[MicroBatch], device: torch.device, share: Share | None = None
+) -> tuple[States, Tensor]:
+    """Adds the task's metric states and counts the rows of all ranks' batches; arguments are those of `count`."""
     states = {name: value.clone() for name, value in task.zero_states().items()}
     rows = torch.zeros((), dtype=torch.int64, device=device)
-    batches = (batch for step in loader for batch in step)
     alone = ((task.evaluate(batch.to(device)), len(batch.rows)) for batch in batches)
     for found, number in share.measured(batches) if share else alone:
         rows += number
         states = {name: states[name] + value for name, value in found.items()}
     ranks.sum_together([*states.values(), rows], share.peers if share else ranks.ALL)
-    if not rows:
-        raise none_usable(len(index), loader.problems, noun=index.noun)
-    return {**states, f"{index.noun}s": rows, "left_out": len(index) - rows + len(index.problems)}
+    return states, rows
 
 
 def summarize(task: Task, states: States) -> dict[str, float]:

@@ -38,7 +38,7 @@ class Share:
     def __init__(self, parallel: "Parallel", task: Task, precision: Precision, device: torch.device) -> None:
         self.parallel, self.task, self.mesh, self.device = parallel, task, parallel.mesh, device
         self.spare: MicroBatch | None = None
-        """A batch without fault, to take part with where there is none left."""
+        """A batch without fault, to take part in a step with where there is no other."""
         self.counts = parallel.is_last and self.mesh.rank("cp") == 0
         """Whether this rank counts rows; those along cp and pp see the same ones."""
         self.peers = ranks.groups(self.mesh, "loss", "pp")
@@ -54,19 +54,25 @@ class Share:
         """Whether the network is cut into stages."""
         return self.mesh.size("pp") > 1
 
-    def agree(self, micro_batches: Sequence[MicroBatch]) -> int:
-        """How many micro-batches the rank with the most of them has; sees to it that all have a spare one."""
-        lacks = not micro_batches and self.spare is None
-        number, lacking = ranks.largest([len(micro_batches), int(lacks)], self.device)
-        if number and lacking:
-            self.spare = ranks.lend(micro_batches[0] if micro_batches else self.spare, self.device)
-        return number
+    def filled(
+        self, micro_batches: Sequence[MicroBatch], spare: MicroBatch | None, *, least: int = 0
+    ) -> list[MicroBatch]:
+        """This rank's parts of micro-batches, filled up to as many as any rank has; none if no rank has any.
 
-    def filled(self, micro_batches: Sequence[MicroBatch], number: int) -> list[MicroBatch]:
-        """So many parts of micro-batches, on the device: those given, then spare ones."""
-        spare = micro_batches[0] if micro_batches else self.spare
-        whole = [*micro_batches, *[spare] * (number - len(micro_batches))]
-        return [self.part(batch) for batch in whole if batch is not None]
+        Args:
+            micro_batches: of this rank.
+            spare: what to fill up with where there are none; if None, that of another rank.
+            least: how many there must be.
+        """
+        spare = micro_batches[0] if micro_batches else spare
+        number, lacking = ranks.largest([len(micro_batches), int(spare is None)], self.device)
+        if not number:
+            return []
+        if lacking:
+            spare = ranks.lend(spare, self.device)
+        assert spare is not None
+        whole = [*micro_batches, *[spare] * (max(number, least) - len(micro_batches))]
+        return [self.part(batch) for batch in whole]
 
     def part(self, batch: MicroBatch) -> MicroBatch:
         """This rank's part of each sequence, on the device."""
@@ -91,9 +97,10 @@ class Share:
     def measured(self, batches: Iterable[MicroBatch]) -> Iterator[tuple[States, int]]:
         """Yields the states of micro-batches and how many rows they are of; every rank must ask to the end."""
         chunks = _alike(batches, self.task, at_once=self.mesh.size("pp"))
-        while number := self.agree(chunk := next(chunks, [])):
-            parts = self.filled(chunk, number)
+        spare: MicroBatch | None = None
+        while parts := self.filled(chunk := next(chunks, []), spare):
             found: list[States] = []
+            spare = chunk[0] if chunk else spare
 
             def read(output: Any, i: int, parts: list[MicroBatch] = parts, found: list[States] = found) -> Tensor:
                 found.append(self.task.measured(output, parts[i]))
