@@ -20,9 +20,10 @@ from anemone.errors import AnemoneError, ConfigError
 
 VERBS = {
     "train": "train an experiment, or go on where it stopped",
-    "evaluate": "measure a model on recordings whose labels or texts are known",
+    "evaluate": "measure a model on recordings whose labels or texts are known, or on texts",
     "classify": "tell the label of recordings",
     "transcribe": "write down what is said in recordings",
+    "generate": "continue texts",
     "models": "list the pretrained models",
     "inspect": "show what a model or an experiment is made of",
     "launch": "print the file that starts a run on a cluster, or submit it",

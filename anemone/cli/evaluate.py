@@ -1,4 +1,4 @@
-"""Measure a model on manifests: JSON lines with `audio_filepath` and `text` or `label`."""
+"""Measure a model on manifests: JSON lines with `audio_filepath` and `text` or `label`; or on texts, .txt or .jsonl."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the verb takes."""
     parser.add_argument("model", metavar="MODEL", help="an archive (.anemone, .nemo, a folder), or a pretrained name")
-    parser.add_argument("data", metavar="DATA", nargs="+", help="manifests; assets/... lies in the package")
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="recordings at once (default 32)")
+    parser.add_argument("data", metavar="DATA", nargs="+", help="manifests or texts; assets/... lies in the package")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="rows at once (default 32)")
     parser.add_argument("--channel", type=int, metavar="N", help="which channel to hear, from 0 (default: their mean)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 

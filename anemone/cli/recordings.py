@@ -39,11 +39,7 @@ def answer(args: argparse.Namespace, verb: str, shown: Callable[[Any], tuple[str
     for path in args.audio:
         if not Path(path).is_file():
             raise DataError(f"`{path}` must be a recording that exists.{nearest_file(path)}")
-    task = loaded(args.model)
-    if task.verb != verb:
-        kind = task.config_tree()["task"]["kind"]
-        raise ConfigError(f"`{args.model}` is a model for {kind}: use `anemone {task.verb}`.")
-    method, status = getattr(task, verb), 0
+    method, status = getattr(task_for(args.model, verb), verb), 0
     size = args.batch_size * 16
     for start in range(0, len(args.audio), size):
         for path, found in _answers(method, args.audio[start : start + size], args.batch_size):
@@ -65,6 +61,20 @@ def _answers(method: Callable[..., list[Any]], paths: list[str], batch_size: int
         if len(paths) == 1:
             return [(paths[0], error)]
     return [pair for path in paths for pair in _answers(method, [path], 1)]
+
+
+def task_for(model: str, verb: str) -> Any:
+    """Loads a task that has a verb.
+
+    Raises:
+        ArchiveError: there is neither a file nor a pretrained model of that name.
+        ConfigError: the task has another verb.
+    """
+    task = loaded(model)
+    if task.verb != verb:
+        kind = task.config_tree()["task"]["kind"]
+        raise ConfigError(f"`{model}` is a model for {kind}: use `anemone {task.verb}`.")
+    return task
 
 
 def loaded(model: str) -> Any:
