@@ -126,10 +126,18 @@ def grouped_swiglu(x: Tensor, sizes: Tensor, gate: Tensor, up: Tensor, down: Ten
         up: (C, F, D) weights.
         down: (C, D, F) weights.
     """
-    x, gate, up, down = (t.to(working_dtype(x)) for t in (x, gate, up, down))
+    short = working_dtype(x)
+    x, gate, up, down = x.to(short), gate.to(short), up.to(short), down.to(short)
     ends = sizes.cumsum(0).to(torch.int32)
-    h = F.silu(F.grouped_mm(x, gate.mT, offs=ends)) * F.grouped_mm(x, up.mT, offs=ends)
-    return F.grouped_mm(h, down.mT, offs=ends)
+    product = F.grouped_mm if short == torch.bfloat16 else _uncompiled_product
+    h = F.silu(product(x, gate.mT, offs=ends)) * product(x, up.mT, offs=ends)
+    return product(h, down.mT, offs=ends)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uncompiled_product(x: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
+    """A grouped product in a format that PyTorch 2.13 computes, but does not compile."""
+    return F.grouped_mm(x, weight, offs=offs)
 
 
 def working_dtype(x: Tensor) -> torch.dtype:

@@ -154,6 +154,20 @@ def test_recomputation_adds_the_balance_once():
     assert all(torch.equal(a, b) for a, b in zip(have, want, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler itself does both
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("short", [torch.float32, torch.bfloat16])
+def test_a_compiled_layer_gives_the_same(short):
+    moe = layer(balance=0.3).to(short)
+    x = torch.randn(1, 9, 16, dtype=short, requires_grad=True)
+    want = torch.autograd.grad(moe(x).float().sum(), [x, *moe.parameters()])
+    torch._dynamo.reset()
+    compiled = torch.compile(moe, backend="aot_eager", fullgraph=short == torch.bfloat16)
+    have = torch.autograd.grad(compiled(x).float().sum(), [x, *moe.parameters()])
+    for a, b in zip(have, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_widths_that_grouped_products_cannot_take_are_refused():
     with pytest.raises(AssertionError, match="multiples of 8"):
         Experts(12, 16, 2)
