@@ -7,4 +7,5 @@ heads.py      from encoder states to log-probabilities of labels (CTC) or scores
 norm.py       normalisation by root mean square
 rotary.py     positions told by rotation
 attention.py  attention with its kernels: grouped heads, windows, packed documents, biases
+moe.py        mixture of experts: a router, experts side by side, a loss that balances them
 """
