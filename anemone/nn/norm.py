@@ -66,10 +66,11 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, weight, scale = (t.float() for t in ctx.saved_tensors)
+        saved = ctx.saved_tensors  # once: under recomputation there is no second time
+        x, weight, scale = (t.float() for t in saved)
         grad = grad.float()
         product = grad * x
         inner = (product @ weight).unsqueeze(-1).mul_(scale.pow(3)).div_(x.shape[-1])  # (B, N, 1)
         gain = product.mul_(scale).flatten(0, -2).sum(0)
         states = torch.mul(grad, weight, out=product).mul_(scale).addcmul_(x, inner, value=-1)
-        return states.to(ctx.saved_tensors[0].dtype), gain.to(ctx.saved_tensors[1].dtype), None, None
+        return states.to(saved[0].dtype), gain.to(saved[1].dtype), None, None
