@@ -12,6 +12,7 @@ from anemone.config import decode, load_class
 from anemone.errors import ConfigError, DataError
 from anemone.features.tokenizers import (
     TOKENIZERS,
+    BytesConfig,
     CharactersConfig,
     SentencePieceConfig,
 )
@@ -87,6 +88,41 @@ def test_unknown_characters_are_refused_by_name_or_dropped_as_asked(name):
         build(name, unknown="refuse").encode("a 42 b")
     dropped = build(name, unknown="drop")
     assert dropped.decode(dropped.encode("a 42 b")).split() == ["a", "b"]
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text_comes_back_from_its_bytes(text):
+    tokenizer = BytesConfig().build()
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode([*ids, tokenizer.end]) == text and tokenizer.end not in ids
+    assert sum(tokenizer.sizes[i] for i in [*ids, tokenizer.end]) == len(text.encode())
+
+
+def test_bytes_that_are_no_text_are_shown_as_such():
+    tokenizer = BytesConfig().build()
+    assert tokenizer.vocab_size == len(tokenizer.pieces) == len(tokenizer.sizes) == 256
+    assert tokenizer.decode([104, 105, 0xC3]) == "hi\ufffd" and tokenizer.files() == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_are_the_bytes_of_a_text(name):
+    """A space before the first word is counted by sub-words, as their pieces say one."""
+    tokenizer = build(name, unknown="refuse")
+    for text in ("the king was here", "a"):
+        extra = 0 if name == "characters" else 1
+        assert sum(tokenizer.sizes[i] for i in tokenizer.encode(text)) == len(text) + extra
+    assert len(tokenizer.sizes) == tokenizer.vocab_size
+    assert all(
+        tokenizer.sizes[i] == 0 for i, piece in enumerate(tokenizer.pieces) if piece in {"<unk>", "[SEP]", "</s>"}
+    )
+    assert tokenizer.end is None or tokenizer.pieces[tokenizer.end] in {"</s>", "[SEP]"}
+
+
+def test_a_long_text_is_refused_in_few_words():
+    with pytest.raises(DataError) as caught:
+        build("characters").encode("a" * 1000 + "7")
+    assert len(str(caught.value)) < 450
 
 
 def test_lower_case_is_advised_where_it_would_help():
