@@ -120,12 +120,18 @@ class Task(nn.Module):
 
 
 @contextmanager
-def inference(module: nn.Module) -> Iterator[None]:
-    """Within the block: evaluation mode and no gradients. Afterwards every submodule is in the mode it was in."""
+def inference(module: nn.Module, *, laid_out: bool = False) -> Iterator[None]:
+    """Within the block: evaluation mode and no gradients. Afterwards every submodule is in the mode it was in.
+
+    Args:
+        module: any.
+        laid_out: whether it lies on several processes: weights that are gathered here are of use to training later, as
+            tensors of PyTorch's inference mode are not.
+    """
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad() if laid_out else torch.inference_mode():
             yield
     finally:
         for part, mode in modes.items():

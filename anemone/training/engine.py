@@ -171,7 +171,8 @@ class Engine:
     def evaluation(self) -> Iterator[None]:
         """Evaluation mode, without gradients, under the precision and with the averaged weights."""
         averaged = self.average.applied() if self.average else nullcontext()
-        with averaged, inference(self.task), self.precision.autocast(self.device):
+        quiet = inference(self.task, laid_out=self.share is not None)
+        with averaged, quiet, self.precision.autocast(self.device):
             try:
                 yield
             finally:
