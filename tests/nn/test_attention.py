@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anemone.config import ConfigError
 from anemone.nn.attention import AttentionCore, attention, document_lens
@@ -115,23 +116,40 @@ def test_half_precision_stays_within_its_rounding(pattern):
     assert torch.allclose(got.double(), want, rtol=0, atol=2**-7)
 
 
+class Sizes(TorchDispatchMode):
+    """Sizes of all tensors that operations make; views make none."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            self.made += [x.numel() for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, torch.Tensor)]
+        return out
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"causal": False}, {"window": 64}, {"segments": torch.arange(512)[None] // 64}],
+    ids=["causal", "all", "window", "documents"],
+)
+def test_no_table_of_all_pairs_is_made(settings):
+    query, key, value = (x[:1].detach().requires_grad_() for x in qkv(heads=2, shared=1, n=512, m=512))
+    with Sizes() as sizes:
+        attention(query, key, value, **settings).sum().backward()
+    assert len(sizes.made) > 3
+    assert max(sizes.made) < 512 * 512 / 8
+
+
 def test_grouped_heads_are_not_copied():
-    """Bytes that a call allocates do not grow as heads of keys get fewer."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Largest(TorchDispatchMode):
-        size = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            out = function(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor) and not function.is_view:
-                Largest.size = max(Largest.size, out.numel())
-            return out
-
+    """The output alone is as large as the queries."""
     query, key, value = qkv(heads=8, shared=1)
-    with Largest(), torch.no_grad():
+    with Sizes() as sizes, torch.no_grad():
         attention(query, key, value)
-    assert Largest.size <= query.numel()
+    assert sizes.made.count(query.numel()) == 1
+    assert max(sizes.made) == query.numel()
 
 
 @pytest.mark.parametrize(
