@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from anemone.config import decode, load_class
 from anemone.errors import ConfigError
+from anemone.testing import run_ranks
 from anemone.training import optimizers
 from anemone.training.optim import OPTIMIZERS
 from anemone.training.optimizers import Lion, Muon, NovoGrad, orthogonal
@@ -282,3 +285,74 @@ def test_a_closure_is_evaluated_with_gradients_on(kind):
 def test_impossible_settings_are_refused(kind, settings, message):
     with pytest.raises(ConfigError, match=message):
         build(kind, nn.Linear(2, 2), **settings)
+
+
+# --- over shards ------------------------------------------------------------------------------------------------------
+
+
+class Matrices(nn.Module):
+    """Weights of several forms, whose gradients need no forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Linear(12, 6)
+        self.conv = nn.Conv1d(5, 7, 3)
+        self.head = nn.Linear(6, 4)
+        generator = torch.Generator().manual_seed(5)
+        for p in self.parameters():
+            p.data = torch.randn(p.shape, generator=generator)
+
+
+def moved(rank, kind, sharded):
+    """Weights after three steps along the same gradients, whole."""
+    net = Matrices()
+    if sharded:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))
+        for name, p in list(net.named_parameters()):
+            inner = [Shard(1)] if name == "wide.weight" else [Replicate()]
+            over, places = (mesh, [Shard(0), *inner]) if name != "head.bias" else (mesh["b"], [Shard(0)])
+            owner = net.get_submodule(name.rpartition(".")[0])
+            setattr(owner, name.rpartition(".")[2], nn.Parameter(distribute_tensor(p.detach(), over, places)))
+    optimizer = build(kind, net, lr=0.1, weight_decay=0.1, **({"momentum": 0.9} if kind == "sgd" else {}))
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for p in net.parameters():
+            gradient = torch.randn(p.shape, generator=generator)
+            p.grad = distribute_tensor(gradient, p.device_mesh, p.placements) if sharded else gradient
+        optimizer.step()
+    return {name: p.full_tensor().detach() if sharded else p.detach() for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", sorted(set(OPTIMIZERS) - {"adafactor"}))
+def test_sharded_weights_move_as_whole_ones_do(kind):
+    whole = moved(0, kind, False)
+    for found in run_ranks(4, moved, kind, True):
+        torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
+
+
+def refused(rank):
+    net = nn.Linear(4, 4)
+    mesh = init_device_mesh("cpu", (2,))
+    net.weight = nn.Parameter(distribute_tensor(net.weight.detach(), mesh, [Shard(0)]))
+    try:
+        build("adafactor", net)
+    except ConfigError as error:
+        return str(error)
+
+
+def test_adafactor_is_refused_over_shards_with_the_reason():
+    for said in run_ranks(2, refused):
+        assert "`optim.kind` must be adamw, lion, muon, novograd or sgd where weights are sharded" in said
+        assert "means of rows and columns" in said
+
+
+def test_sgd_equals_steps_computed_by_hand():
+    w = nn.Parameter(torch.tensor([1.0, -2.0]))
+    holder = nn.Module()
+    holder.w = w
+    optimizer = build("sgd", holder, lr=0.1, momentum=0.5, nesterov=True)
+    for gradient, expected in (([1.0, -4.0], [0.85, -1.4]), ([0.0, 2.0], [0.825, -1.6])):
+        # m = g, then m = 0.5 m + g: (1, -4), (0.5, 0); w = w - 0.1 (g + 0.5 m)
+        w.grad = torch.tensor(gradient)
+        optimizer.step()
+        torch.testing.assert_close(w.detach(), torch.tensor(expected))

@@ -1,4 +1,4 @@
-"""Steps over shards and stages: ranks without data take part, evaluation leaves nothing behind, faults are seen by all."""
+"""Steps over shards and stages: ranks without data take part, evaluation leaves no trace, all ranks see a fault."""
 
 import math
 
