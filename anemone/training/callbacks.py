@@ -183,8 +183,8 @@ class Checkpoints(EachStep):
         """Lets a save that is under way end, though training has failed."""
         try:
             cast(TrainingModule, pl_module).saver.wait()
-        except AnemoneError as error:
-            log.warning("%s", error)
+        except Exception as error:
+            log.warning("The checkpoint that was being written is not complete: %s", error)
 
 
 class Finish(Callback):

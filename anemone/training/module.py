@@ -327,7 +327,7 @@ class TrainingModule(LightningModule):
             "model": self.task.state_dict(),
             "engine": self.engine.state_dict(),
             "ledger": asdict(self.ledger),
-            "random": random_states(),
+            "random": random_states() if ranks.rank() == 0 else {},
         }
 
     def save(self, then: Callable[[], object]) -> None:
@@ -337,7 +337,7 @@ class TrainingModule(LightningModule):
     def load(self, saved: Saved) -> Tree:
         """Takes weights and the engine's state from a checkpoint; returns all of it. All ranks must call it."""
         self.engine.allocate()
-        into = self.state()
+        into = self.state() | {"random": random_states()}
         if saved.numbers["optim"] != into["optim"]:
             log.warning("`optim` is of another kind than before: it starts without a memory.")
             into["engine"]["optimizer"] = {}
