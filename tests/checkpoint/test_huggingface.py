@@ -18,6 +18,9 @@ from anemone.checkpoint.huggingface import read_huggingface, write_huggingface
 from anemone.config import decode
 from anemone.errors import ArchiveError
 from anemone.models.text.llama import LlamaConfig
+from anemone.parallel.apply import parallelize
+from anemone.parallel.initial import initialize
+from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.testing import run_ranks
 
 GOLDEN = Path(__file__).parents[1] / "golden/llama"
@@ -173,6 +176,27 @@ def test_weights_cut_twice_along_one_axis_read_and_write_the_same(tmp_path):
     assert same(theirs(tmp_path / "model"), theirs(GOLDEN / "grouped"))
 
 
+def parallel(rank, settings, out):
+    """A network that is laid out as in training, from the meta device on."""
+    stored = read_huggingface(GOLDEN / "experts")
+    with torch.device("meta"):
+        network = build(stored)
+    mesh = Mesh(ParallelConfig(**settings).resolve(4), "cpu")
+    made = parallelize(network, mesh)
+    initialize(made.network, network.draw, seed=0)
+    held = dict(made.network.named_parameters())
+    stored.read_into(held)
+    write_huggingface(out, held, network.shape.tree(), network.vocab_size, group=dist.group.WORLD)
+    return sorted(held)
+
+
+@pytest.mark.parametrize("settings", [{"pp": 2, "tp": 2}, {"dp_shard": 4, "ep": 2}], ids=str)
+def test_a_network_as_laid_out_for_training_reads_and_writes_the_same(settings, tmp_path):
+    names = run_ranks(4, parallel, settings, tmp_path / "model")
+    assert same(theirs(tmp_path / "model"), theirs(GOLDEN / "experts"))
+    assert (names[0] == names[3]) == ("pp" not in settings)
+
+
 def test_of_a_file_only_the_part_that_is_held_is_read():
     """A rank of two that holds half the rows copies half the numbers."""
     stored = read_huggingface(GOLDEN / "experts")
@@ -290,7 +314,7 @@ def test_a_setting_that_is_needed_and_missing_is_named(folder):
     config = json.loads((folder / "config.json").read_text())
     del config["hidden_size"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ArchiveError, match="`config.json` must have `hidden_size`, which it lacks"):
+    with pytest.raises(ArchiveError, match=r"`config.json` must have `hidden_size`, which it lacks"):
         read_huggingface(folder)
 
 
