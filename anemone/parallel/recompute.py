@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._guards import TracingContext
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -215,6 +216,11 @@ def recomputed(block: nn.Module, save: frozenset[Any], forward: Forward) -> Forw
     selective = functools.partial(create_selective_checkpoint_contexts, _policy(save))
 
     def contexts() -> Contexts:
+        if TracingContext.try_get() is not None:  # the compiler moves buffers once, and knows no contexts but these
+            for_compiler: Contexts = selective()
+            return for_compiler
+        if block._compiled_call_impl is not None:
+            _tell_of_fallback()
         first, second = selective() if save else noop_context_fn()  # type: ignore[no-untyped-call]
         return first, _apart(block, second)
 
@@ -222,10 +228,6 @@ def recomputed(block: nn.Module, save: frozenset[Any], forward: Forward) -> Forw
     def again(*args: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args)
-        if torch.compiler.is_compiling():  # the compiler moves buffers once, and takes no contexts but its own
-            return checkpoint(forward, *args, use_reentrant=False, context_fn=selective)
-        if block._compiled_call_impl is not None:  # and yet nothing is compiling
-            _tell_of_fallback()
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts)
 
     return again
