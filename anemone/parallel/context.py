@@ -63,8 +63,8 @@ def shard_sequence(tensor: Tensor, mesh: Mesh, config: ParallelConfig, dim: int 
     size = mesh.size("cp")
     if size == 1:
         return tensor
-    order = sequence_order(tensor.shape[dim], size, config.cp_balance)
-    return tensor.index_select(dim, order.chunk(size)[mesh.rank("cp")].to(tensor.device))
+    order = sequence_order(tensor.shape[dim], size, config.cp_balance, tensor.device)
+    return tensor.index_select(dim, order.chunk(size)[mesh.rank("cp")])
 
 
 class _Gather(torch.autograd.Function):

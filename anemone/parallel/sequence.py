@@ -16,7 +16,7 @@ from anemone.config import must
 from anemone.parallel.ring import Balance, Piece
 
 
-def sequence_order(length: int, size: int, balance: Balance) -> Tensor:
+def sequence_order(length: int, size: int, balance: Balance, device: torch.device | None = None) -> Tensor:
     """Positions in the order in which ``size`` ranks have them, one rank after the other: (N,) int64.
 
     Example:
@@ -29,7 +29,7 @@ def sequence_order(length: int, size: int, balance: Balance) -> Tensor:
     count = size * (2 if balance == "zigzag" else 1)
     rule = f"a multiple of {count}, the chunks of `parallel.cp` = {size} with `parallel.cp_balance` = {balance!r}"
     must(length > 0 and length % count == 0, "data.sequence_len", rule, value=length, hint="Change either of them.")
-    chunks = torch.arange(length).view(count, -1)
+    chunks = torch.arange(length, device=device).view(count, -1)
     return torch.cat([chunks[chunk] for rank in range(size) for chunk in chunks_of(rank, size, balance)])
 
 
@@ -52,7 +52,7 @@ class Part(NamedTuple):
     def order(self, length: int, device: torch.device) -> Tensor:
         """`sequence_order` of all ranks, where each has ``length`` tokens."""
         size = self.group.size()
-        return sequence_order(length * size, size, self.balance).to(device)
+        return sequence_order(length * size, size, self.balance, device)
 
     def gather(self, x: Tensor) -> Tensor:
         """Whole sequences (B, n N, ...) in their own order, from parts (B, N, ...); no gradient."""

@@ -39,7 +39,6 @@ def truth() -> Run:
 
 
 LAYOUTS = [
-    (2, {"dp_replicate": 2}),
     (2, {"dp_shard": 2, "ep": 2}),
     (4, {"dp_shard": 4, "ep": 2, "zero": 2}),
     (4, {"dp_replicate": 2, "dp_shard": 2, "ep": 2, "zero": 1}),

@@ -164,3 +164,11 @@ def test_float32_on_gpus_is_refused_by_name():
     x = torch.zeros(1, 1, 2, 8)
     with pytest.raises(ConfigError, match=r"`precision` must be of 16 bits"):
         FLASH["cuda"].forward(x, x, x, True, SCALE)
+
+
+def test_operations_of_gpus_take_what_they_are_given():
+    query, key = (torch.empty(2, heads, 6, 16, dtype=torch.bfloat16, device="meta") for heads in (4, 2))
+    out, lse = FLASH["cuda"].forward(query, key, key, True, SCALE)
+    assert (out.shape, lse.shape, lse.dtype) == (query.shape, query.shape[:3], torch.float32)
+    gradients = FLASH["cuda"].backward(out, query, key, key, out, lse, True, SCALE)
+    assert [x.shape for x in gradients] == [query.shape, key.shape, key.shape]
