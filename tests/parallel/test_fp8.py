@@ -8,15 +8,20 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 
 from anemone.errors import ConfigError
+from anemone.losses.token_cross_entropy import token_cross_entropy
 from anemone.models.text.llama import LlamaConfig
+from anemone.parallel.apply import parallelize
 from anemone.parallel.fp8 import convert
+from anemone.parallel.initial import initialize
+from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.plans import find_plans
 from anemone.parallel.plans.llama import PLAN
-from anemone.testing import run_ranks, tiny
-from tests.parallel.layouts import Mesh, ParallelConfig, build, initialize, losses_of, micro_batches, parallelize, whole
+from anemone.parallel.processes import run_ranks
+from anemone.testing import tiny
 
 RECIPES = ("tensorwise", "rowwise")
 
@@ -135,6 +140,34 @@ def test_transformer_engine_is_refused_under_tensor_parallel():
 # --- on many processes ------------------------------------------------------------------------------------------------
 
 
+SIZES = {"size": "custom", "d_model": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "d_ff": 128}
+
+
+def micro_batches(mesh):
+    """Tokens, targets and positions: this rank's two, or one, of two micro-batches."""
+    generator = torch.Generator().manual_seed(3)
+    rows = [torch.randint(0, 64, (2, 17), generator=generator) for _ in range(2)]
+    whole = [(row[:, :-1], row[:, 1:], torch.arange(16).expand(2, 16)) for row in rows]
+    return whole[mesh.data_rank :: mesh.data_world]
+
+
+def step(parallel):
+    """Goes forward and backward; returns the sum of losses over all ranks."""
+    mine, total = micro_batches(parallel.mesh), torch.zeros(())
+    for number, (tokens, targets, positions) in enumerate(mine):
+        parallel.begin(last=number + 1 == len(mine))
+        loss = token_cross_entropy(parallel.network(tokens, positions), targets)[0]
+        loss.backward()
+        total += loss.detach()
+    if (axis := parallel.mesh.axis("loss")) is not None:
+        torch.distributed.all_reduce(total, group=axis.get_group())
+    return total.item()
+
+
+def whole(gradient):
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+
+
 class Step(NamedTuple):
     """What one step gave, how many products were in 8 bits, and the formats of weights and gradients."""
 
@@ -154,20 +187,17 @@ def over(rank, layout):
     """A step over a layout by recipe, and one without 8 bits."""
     steps = {}
     for fp8 in (*RECIPES, None):
-        mesh = Mesh(ParallelConfig(**layout))
-        network = build(True, num_layers=2, d_ff=128)
-        parallel = parallelize(network, mesh, short=torch.bfloat16, fp8=fp8)
+        with torch.device("meta"):
+            network = LlamaConfig(**SIZES).build(64)
+        parallel = parallelize(network, Mesh(ParallelConfig(**layout)), short=torch.bfloat16, fp8=fp8)
         initialize(network, network.draw, seed=7)
-        mine = micro_batches(0, 4)[mesh.data_rank :: mesh.data_world]
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            total = losses_of(parallel, mine, None, [])
+            loss = step(parallel)
         parallel.reduce()
-        if mesh.axis("loss"):
-            torch.distributed.all_reduce(total, group=mesh.axis("loss").get_group())
         products = sum(event.count for event in profiler.key_averages() if event.key == "aten::_scaled_mm")
         grads = {name: whole(p.grad) for name, p in network.named_parameters()}
         masters = {p.dtype for p in network.parameters()} | {p.grad.dtype for p in network.parameters()}
-        steps[fp8] = Step(total.item(), parallel.grad_norm().item(), grads, products, masters)
+        steps[fp8] = Step(loss, parallel.grad_norm().item(), grads, products, masters)
     return steps
 
 
