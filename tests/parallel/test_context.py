@@ -12,8 +12,8 @@ from anemone.nn.attention import AttentionCore, attention
 from anemone.parallel.context import RingCore, UlyssesCore, apply_context, shard_sequence
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.plans import Plan
+from anemone.parallel.processes import run_ranks
 from anemone.parallel.sequence import sequence_order
-from anemone.testing import run_ranks
 
 LENGTH, ROWS = 48, 2
 PLAN = Plan(blocks=(), cores=("layers.*.core",))

@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anemone.errors import ConfigError
 from anemone.parallel import ring
+from anemone.parallel.processes import run_ranks
 from anemone.parallel.ring import FLASH, WHOLE, Piece, Ring, blockwise, ring_attention
 from anemone.parallel.sequence import sequence_order
-from anemone.testing import run_ranks
 
 SCALE = 0.3
 
