@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow setup check format slurm bench docs clean
+.PHONY: demo test test-slow setup check format slurm parity bench docs clean
 
 demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
 	$(BIN)/python recipes/telephone_words/demo.py
@@ -34,6 +34,9 @@ format: setup
 
 slurm: setup  ## submit, preempt, requeue and finish on a SLURM cluster of one node; needs root and slurm-wlm
 	$(BIN)/python tests/cluster/slurm.py
+
+parity: setup  ## prove every layout against one process, and write the table of docs/parallelism.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m anemone parity --all --write docs/parallelism.md
 
 bench: setup  ## measure us and the peer in one run; the peer goes into an environment of its own
 	$(MAKE) -C benchmarks PYTHON=$(abspath $(BIN)/python)

@@ -247,6 +247,8 @@ class Engine:
     def _backward(self, batch: MicroBatch, before: list[LossSum], weight: float = 1.0) -> LossSum:
         """Adds the gradient of sum of losses / unit; alone, the unit is the count of the first micro-batch here."""
         self._seed(len(before))
+        if self.share:  # layers of experts that lie on several ranks read it in the forward, others in the backward
+            set_balance_scale(self.balances, self.scaler.factor / self.unit * weight)
         with self.precision.autocast(self.device):
             total, count = self.task.loss(batch)
         unit = self._unit(before or [LossSum(total, count)])

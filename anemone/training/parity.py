@@ -183,7 +183,7 @@ def trace(rank: int, config: ExperimentConfig, spoil: Spoil | None) -> Trace:
     index = config.data.read(config.data.train, task=config.task)
     config = replace(config, task=config.task.complete(index))
     sgd = _steps(config, index, SGDConfig(lr=0.5), 1, None, spoil)
-    adamw = _steps(config, index, AdamWConfig(lr=1e-3, weight_decay=0.1), STEPS, 1.0, spoil)
+    adamw = _steps(config, index, AdamWConfig(lr=3e-4, weight_decay=0.1), STEPS, 1.0, spoil)
     return Trace(sgd.losses + adamw.losses, sgd.norms + adamw.norms, sgd.gradients, sgd.sgd, adamw.sgd)
 
 
