@@ -6,6 +6,7 @@ The network itself knows nothing of it, and its parameters keep their names.
 """
 
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +20,7 @@ from anemone.parallel.fp8 import Recipe
 from anemone.parallel.gradients import BucketedSum, sum_partial, total_norm
 from anemone.parallel.mesh import Mesh
 from anemone.parallel.plans import Planned, find_plans, matching
-from anemone.parallel.tensor import apply_tensor
+from anemone.parallel.tensor import apply_tensor, check_length
 
 MODEL_AXES = ("pp", "cp", "tp", "ep")
 """Axes that need to know the architecture."""
@@ -66,6 +67,7 @@ def parallelize(
             for number, names in layers.items()
         }
     if config.sharded > 1 or short is not None:
+        assert mesh.world is not None, "weights are sharded over a process group, if only of one"
         for stage in stages.values():
             _shard(stage, mesh, short)
     return Parallel(network, stages, mesh, short or torch.float32)
@@ -154,14 +156,16 @@ def _shard(root: nn.Module, mesh: Mesh, short: torch.dtype | None) -> None:
             for block in _children(part, plan.blocks)
         ]
         _prefetch(blocks, mesh.config.prefetch)
-        ends = () if _shared(part) else plan.last if mesh.size("tp") > 1 else (*plan.first, *plan.last)
-        for end in _children(part, ends):  # the output of an embedding under tp is a view, which FSDP warns about
-            fully_shard(end, mesh=over, mp_policy=policy, reshard_after_forward=again)
+        for ends, soon in ((plan.first, False), (plan.last, mesh.config.pp == 1)) if not _shared(part) else ():
+            for end in _children(part, ends):  # the last are needed again at once, where there is no pipeline
+                fully_shard(end, mesh=over, mp_policy=policy, reshard_after_forward=again and not soon)
         outer = None if part is root else torch.float32 if short else None
         around = MixedPrecisionPolicy(param_dtype=short, reduce_dtype=reduced, output_dtype=outer)
         fully_shard(part, mesh=over, mp_policy=around, reshard_after_forward=False)
     if not isinstance(root, FSDPModule):
         fully_shard(root, mesh=over, mp_policy=MixedPrecisionPolicy(), reshard_after_forward=False)
+    # FSDP warns of views that a later module may write to; no module of ours writes to what it is given
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(\w+\) returned a view tensor")
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)
@@ -223,7 +227,6 @@ class Parallel:
             last: whether it is the last one of the step, after which gradients are summed over ranks.
         """
         for root in self._roots:
-            root.set_is_last_backward(last)
             root.set_requires_gradient_sync(last or self.mesh.config.zero > 1)
             root.set_requires_all_reduce(last)
             root.set_reshard_after_backward(last or self.mesh.config.zero == 3)
@@ -261,6 +264,7 @@ class Parallel:
         tokens, config = inputs[0], self.mesh.config
         assert tokens is not None
         parts = config.tp if config.sequence_parallel else 1
+        check_length(tokens, parts)
         width: Any = self.network.d_model
         shape = (tokens.shape[0], tokens.shape[1] // parts, width)
         return torch.empty(shape, dtype=self._states, device="meta", requires_grad=True)

@@ -150,6 +150,16 @@ REFUSALS = (
         lambda c: c.pp > 1 and c.schedule in ZERO_BUBBLE and c.sharded > 1 and c.zero != 1,
     ),
     Refusal(
+        "compile",
+        "false with a zero-bubble schedule: a compiled block cannot give gradients of inputs before those of weights",
+        lambda c: c.pp > 1 and c.schedule in ZERO_BUBBLE and c.compile,
+    ),
+    Refusal(
+        "async_tp",
+        "false without tp, sequence_parallel and compile: the compiler finds what to overlap between their operations",
+        lambda c: c.async_tp and not (c.tp > 1 and c.sequence_parallel and c.compile),
+    ),
+    Refusal(
         "stages_per_rank",
         "1 for gpipe and 1f1b, and 2 for zbv and dualpipev",
         lambda c: c.pp > 1 and c.schedule in ONE_NUMBER and c.stages_per_rank != STAGES[c.schedule],
@@ -172,6 +182,8 @@ class Mesh:
     def __init__(self, config: ParallelConfig, device_type: str = "cpu") -> None:
         joined = dist.is_available() and dist.is_initialized()
         self.config = config.resolve(dist.get_world_size() if joined else 1)
+        rule = "false on a CPU: the products that overlap with their communication are kernels for GPUs"
+        must(not self.config.async_tp or device_type == "cuda", "parallel.async_tp", rule, value=True)
         self.device_type = device_type
         self._sizes = {axis: int(getattr(self.config, axis)) for axis in AXES}
         self._sizes |= {view: math.prod(self._sizes[axis] for axis in axes) for view, axes in VIEWS.items()}

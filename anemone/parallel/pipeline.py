@@ -43,6 +43,9 @@ FORWARD = {"gpipe": "gpipe", "1f1b": "gpipe", "zbv": "zbv", "dualpipev": "zbv"}
 FORWARD |= dict.fromkeys(("interleaved_1f1b", "looped_bfs", "interleaved_zero_bubble"), "looped_bfs")
 """Schedule -> the one that takes any number of micro-batches through the same stages, forward alone."""
 
+KEPT = 4
+"""Schedules that are kept, each with its buffers: for so many shapes of micro-batches, and numbers of them."""
+
 Inputs = tuple[Tensor | None, ...]
 Loss = Callable[[Any, int], Tensor]
 
@@ -227,6 +230,8 @@ class Pipeline:
             for number, module in self.modules.items()
         ]
         kind = getattr(torch_schedules, CLASSES[name])
+        if len(self._schedules) == KEPT:
+            del self._schedules[next(iter(self._schedules))]
         self._schedules[key] = kind(
             stages if issubclass(kind, torch_schedules.PipelineScheduleMulti) else stages[0],
             len(micro_batches),

@@ -128,9 +128,10 @@ def apply_tensor(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
     Raises:
         ConfigError: a matrix cannot be divided evenly; names it.
     """
-    axis = mesh.axis("tp")
+    axis, config = mesh.axis("tp"), mesh.config
     assert axis is not None
-    config = mesh.config
+    if config.async_tp:
+        _overlap(axis)
     between = Between(
         states=Shard(1) if config.sequence_parallel and "norm" in plan.tensor.values() else Replicate(),
         logits=Shard(-1) if config.loss_parallel else Replicate(),
@@ -147,15 +148,25 @@ def apply_tensor(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
                 rule = f"a divisor of {width}, a width of `{path}`"
                 must(width % config.tp == 0, "parallel.tp", rule, value=config.tp)
             if name == "embedding" and between.states.is_shard():
-                module.register_forward_pre_hook(_divisible(config.tp))
+                module.register_forward_pre_hook(lambda _, inputs: check_length(inputs[0], config.tp))
             parallelize_module(module, axis, style)
 
 
-def _divisible(tp: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def check(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        tokens: Tensor = inputs[0]
-        rule = "a multiple of tp under sequence parallelism, in the part that each rank of cp has"
-        hint = "Or set parallel.sequence_parallel=false."
-        must(tokens.shape[1] % tp == 0, "data.sequence_len", rule, value=tokens.shape[1], hint=hint)
+def check_length(tokens: Tensor, tp: int) -> None:
+    """Raises unless the part of each sequence that a rank of ``cp`` has divides by ``tp``.
 
-    return check
+    Raises:
+        ConfigError: naming the setting.
+    """
+    length = tokens.shape[1]
+    rule = "such that tp divides what each rank of cp has of a sequence, under sequence parallelism"
+    must(length % tp == 0, "data.sequence_len", rule, value=length, hint="Or set parallel.sequence_parallel=false.")
+
+
+def _overlap(axis: DeviceMesh) -> None:
+    """Lets the compiler run products and the collectives beside them piece by piece; not proven, for want of GPUs."""
+    from torch._inductor import config as inductor
+    from torch.distributed._symmetric_memory import enable_symm_mem_for_group
+
+    inductor._micro_pipeline_tp = True
+    enable_symm_mem_for_group(axis.get_group().group_name)

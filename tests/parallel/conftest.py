@@ -1,7 +1,9 @@
 """A plain training loop over any layout, and over one process, for comparison."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -13,6 +15,7 @@ from anemone.parallel.apply import Parallel, parallelize
 from anemone.parallel.gradients import local
 from anemone.parallel.initial import initialize
 from anemone.parallel.mesh import Mesh, ParallelConfig
+from anemone.parallel.processes import run_ranks
 
 VOCAB, TOKENS, ROWS, MICRO_BATCHES = 64, 16, 2, 4
 SHAPE: dict[str, Any] = {
@@ -25,7 +28,7 @@ SHAPE: dict[str, Any] = {
     "d_ff": 96,
     "rope_theta": 100.0,
 }
-SGD_LR, ADAM_LR = 0.5, 1e-3
+SGD_LR, ADAM_LR = 0.5, 3e-4
 
 
 class Run(NamedTuple):
@@ -84,7 +87,7 @@ def losses_of(parallel: Parallel, mine: list, schedule: Any, batches: list) -> T
     return total
 
 
-def train(config: ParallelConfig, steps: int = 5, meta: bool = True, count: int = MICRO_BATCHES, **changes: Any) -> Run:
+def train(config: ParallelConfig, steps: int = 2, meta: bool = True, count: int = MICRO_BATCHES, **changes: Any) -> Run:
     """Trains a Llama over all processes there are."""
     mesh = Mesh(config)
     network = build(meta, **changes)
@@ -145,9 +148,21 @@ def compare(rank: int, config: ParallelConfig, truth: Run, options: dict[str, An
     )
 
 
-def worst(errors: list[Errors]) -> Errors:
-    return Errors(*(max(column) for column in zip(*errors, strict=True)))
+@pytest.fixture(scope="session")
+def parity() -> Callable[..., Errors]:
+    """A function that trains in a layout on so many processes, and says how far it is from one process at worst."""
+    truths: dict[str, Run] = {}
+
+    def measure(processes: int, config: ParallelConfig, **options: Any) -> Errors:
+        alone = {name: value for name, value in options.items() if name != "meta"}
+        truth = truths.get(str(alone)) or truths.setdefault(str(alone), train(ParallelConfig(), **alone))
+        errors = run_ranks(processes, compare, config, truth, options)
+        return Errors(*(max(column) for column in zip(*errors, strict=True)))
+
+    return measure
 
 
-def within(errors: Errors) -> bool:
-    return all(error <= bar for error, bar in zip(errors, BARS, strict=True))
+@pytest.fixture(scope="session")
+def bars() -> Errors:
+    """Errors that a layout may have."""
+    return BARS
