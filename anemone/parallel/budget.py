@@ -15,10 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from anemone.config import must
+from anemone.parallel.operations import Watch
 
 Mode = Literal["full", "selective", "none"]
 MODES: tuple[Mode, ...] = ("full", "selective", "none")
@@ -175,29 +175,16 @@ def measure(block: nn.Module, save: frozenset[Any], forward: Callable[..., Any],
     def pack(tensor: Tensor) -> None:
         note(tensor, saved)  # and keep nothing: no backward pass will ask for it
 
-    def watch(func: Any, out: Any) -> None:
-        for tensor in tree_leaves(out) if func in save else ():
+    def seen(out: Any) -> None:
+        for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 note(tensor, results)
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing), _Watch(watch):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing), Watch(save, seen):
         forward(*args)
     x = args[0]
     own = {_key(x): _local(x).untyped_storage().nbytes()}
     return Kept(sum(own.values()), sum((own | results).values()), sum((own | saved).values()))
-
-
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls a function with every operation and its results."""
-
-    def __init__(self, watch: Callable[[Any, Any], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.watch = watch
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.watch(func, out)
-        return out
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -8,24 +8,24 @@ forward began, and a second forward leaves no trace in running statistics (arXiv
 import functools
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch._guards import TracingContext
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
     create_selective_checkpoint_contexts,
-    noop_context_fn,
 )
 
 from anemone.config import must
 from anemone.parallel.budget import Budget, Kept, Mode, measure
+from anemone.parallel.operations import OPERATIONS, GiveBack, Keep
 from anemone.parallel.plans import Plan, matching
 
 log = logging.getLogger("anemone.parallel")
@@ -39,30 +39,6 @@ RECOMPUTE = {
     "selective": "anemone.parallel.recompute:SelectiveConfig",
     "auto": "anemone.parallel.recompute:AutoConfig",
 }
-
-aten = torch.ops.aten
-OPERATIONS: dict[str, frozenset[Any]] = {
-    "products": frozenset(
-        {
-            aten.mm.default,
-            aten.addmm.default,
-            aten.bmm.default,
-            aten.baddbmm.default,
-            aten.convolution.default,
-            aten._scaled_mm.default,
-            aten._grouped_mm.default,
-        }
-    ),
-    "attention": frozenset(
-        {
-            aten._scaled_dot_product_flash_attention_for_cpu.default,
-            aten._scaled_dot_product_flash_attention.default,
-            aten._scaled_dot_product_efficient_attention.default,
-            aten._scaled_dot_product_cudnn_attention.default,
-        }
-    ),
-}
-"""Operations whose results a selectively recomputed block can keep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +168,7 @@ def _budgeted(budget: Budget, number: int, block: nn.Module, forward: Forward) -
 
     def measured(args: tuple[Any, ...]) -> Kept:
         devices = [args[0].device] if args[0].is_cuda else []
-        with torch.random.fork_rng(devices), _apart(block, nullcontext()):
+        with torch.random.fork_rng(devices), _Apart(block, nullcontext()):
             return measure(block, save, forward, args)
 
     @functools.wraps(forward)
@@ -221,8 +197,10 @@ def recomputed(block: nn.Module, save: frozenset[Any], forward: Forward) -> Forw
             return for_compiler
         if block._compiled_call_impl is not None:
             _tell_of_fallback()
-        first, second = selective() if save else noop_context_fn()  # type: ignore[no-untyped-call]
-        return first, _apart(block, second)
+        if not save:
+            return nullcontext(), _Apart(block, nullcontext())
+        kept = Keep(save)
+        return kept, _Apart(block, GiveBack(kept))
 
     @functools.wraps(forward)
     def again(*args: Any) -> Any:
@@ -248,15 +226,27 @@ def _policy(save: frozenset[Any]) -> Callable[..., CheckpointPolicy]:
     return policy
 
 
-@contextmanager
-def _apart(block: nn.Module, inner: AbstractContextManager[Any]) -> Iterator[None]:
-    """Runs a second forward on copies of the buffers, so that running statistics move once a step."""
-    kept = [(m, name, b) for m in block.modules() for name, b in m.named_buffers(recurse=False)]
-    for module, name, buffer in kept:
-        setattr(module, name, buffer.clone())
-    try:
-        with inner:
-            yield
-    finally:
-        for module, name, buffer in kept:
+class _Apart(AbstractContextManager[None]):
+    """Runs a forward on copies of a block's buffers, so that running statistics move once a step.
+
+    It can be entered again: a pipeline may compute the gradients of inputs and of weights in two passes.
+
+    Args:
+        block: whose buffers.
+        inner: what the forward runs under.
+    """
+
+    def __init__(self, block: nn.Module, inner: AbstractContextManager[Any]) -> None:
+        self.block, self.inner = block, inner
+        self.kept: list[tuple[nn.Module, str, Tensor]] = []
+
+    def __enter__(self) -> None:
+        self.kept = [(m, name, b) for m in self.block.modules() for name, b in m.named_buffers(recurse=False)]
+        for module, name, buffer in self.kept:
+            setattr(module, name, buffer.clone())
+        self.inner.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
+        for module, name, buffer in self.kept:
             setattr(module, name, buffer)

@@ -154,6 +154,21 @@ def test_memory_falls_in_the_order_of_the_modes():
     assert kept["first"] == pytest.approx(rest + 3 * a_block + width * tokens, rel=0.02)
 
 
+@pytest.mark.parametrize("config", [FullConfig(), SelectiveConfig()])
+def test_gradients_of_inputs_and_of_weights_may_come_in_two_passes(config):
+    """As in zero-bubble pipelines: each pass runs the forward again, and finds what the first forward kept."""
+    grads = []
+    for chosen in (None, config):
+        network = Net(num_layers=2)
+        recompute(network, PLAN, chosen)
+        x = torch.linspace(-1, 1, 256 * 64).view(256, 64).requires_grad_()
+        torch.manual_seed(1)
+        loss = network(x).square().sum()
+        inputs = torch.autograd.grad(loss, [x], retain_graph=True)
+        grads.append([*inputs, *torch.autograd.grad(loss, list(network.parameters()))])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
 def test_nothing_is_recomputed_without_gradients():
     network = llama()
     recompute(network, PLAN, FullConfig())
