@@ -49,7 +49,7 @@ class SafetensorsWriter(StorageWriter):
         """Turns to another folder."""
         self.path = self.path if checkpoint_id is None else Path(checkpoint_id)
 
-    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+    def set_up_storage_writer(self, is_coordinator: bool) -> None:
         """Does nothing."""
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
@@ -98,7 +98,7 @@ class SafetensorsWriter(StorageWriter):
             piece = {"file": rank, "offset": list(chunk.offsets), "shape": list(chunk.sizes)}
             index[result.index.fqn]["pieces"].append(piece)
             sums[shard_name(rank)] = entry
-        seal(self.path.with_name(f"{self.path.name}.tmp"), index, sums, {})
+        seal(self.path.with_name(f"{self.path.name}.tmp"), index=index, sums=sums)
         self._stack.close()
 
     @classmethod
@@ -122,7 +122,7 @@ class SafetensorsReader(StorageReader):
         """Turns to another folder."""
         self.path = self.path if checkpoint_id is None else Path(checkpoint_id)
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self) -> Metadata:
         """Types, shapes and pieces of all tensors."""
         tensors: dict[str, Any] = {}
         for name, entry in Shards(self.path).index.items():
@@ -131,7 +131,7 @@ class SafetensorsReader(StorageReader):
             tensors[name] = TensorStorageMetadata(properties, Size(entry["shape"]), chunks)
         return Metadata(tensors)
 
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool) -> None:
         """Does nothing."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:

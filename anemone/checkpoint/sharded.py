@@ -146,7 +146,7 @@ class ShardWriter:
             return (shard_name(rank), write_shard(draft / shard_name(rank), tensors)) if tensors else None
 
         def finish(written: list[Any]) -> list[Any]:
-            seal(draft, self._index, dict(shard for shard in written if shard), files or {})
+            seal(draft, index=self._index, sums=dict(shard for shard in written if shard), files=files)
             return [None] * len(written)
 
         with ExitStack() as stack:
@@ -190,7 +190,9 @@ def _shared_out(layouts: list[list[Any]]) -> tuple[list[list[str]], dict[str, An
     return shares, index
 
 
-def seal(draft: Path, index: Mapping[str, Any], sums: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+def seal(
+    draft: Path, *, index: Mapping[str, Any], sums: Mapping[str, Any], files: Mapping[str, bytes] | None = None
+) -> None:
     """Writes index, further files and at last the marker.
 
     Args:
@@ -199,7 +201,7 @@ def seal(draft: Path, index: Mapping[str, Any], sums: Mapping[str, Any], files: 
         sums: entry of each shard, as `write_shard` gave it.
         files: by name.
     """
-    own = {INDEX: _json({"tensors": index}), **files}
+    own = {INDEX: _json({"tensors": index}), **(files or {})}
     written = {name: _write_file(draft / name, data) for name, data in own.items()}
     _write_file(draft / COMPLETE, _json({"format": FORMAT, "files": {**sums, **written}}))
 
