@@ -1,5 +1,6 @@
 """The Lightning strategy of all runs over a mesh: it joins the processes and lays them out, and wraps nothing."""
 
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 
 from anemone.parallel.mesh import Mesh, ParallelConfig
@@ -26,3 +27,9 @@ class Joined(DDPStrategy):
 
     def configure_ddp(self) -> None:
         """Leaves the module as it is."""
+
+    def teardown(self) -> None:
+        """Lets the processes go, so that the next run of this one may join others."""
+        super().teardown()
+        if dist.is_initialized():
+            dist.destroy_process_group()

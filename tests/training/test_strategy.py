@@ -1,4 +1,4 @@
-"""Two processes, however they are started, give the curve of one on the same global batches."""
+"""Processes, however they are started and whatever they share out, give the curve of one on the same global batches."""
 
 import csv
 import json
@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from anemone import load
 from anemone.config import decode
 from anemone.training.experiment import ExperimentConfig, train
 
@@ -74,4 +76,55 @@ def test_two_processes_give_the_curve_of_one(starter, one, tree, tmp_path):
     two = numbers(folder)
     assert len(two) == len(one) == 12 and "valid/loss" in two[-1]
     for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=2e-4, abs=1e-5)
+
+
+TEXT = ["data.sequence_len=32", "data.batch_size=2", "data.eval_batch_size=48", "model.num_layers=4"]
+TEXT += ["trainer.max_steps=4", "trainer.eval_every=2", "trainer.log_every=1", "trainer.ema_decay=0.9"]
+TEXT += ["trainer.batches_per_step=4", "checkpoint.save_every=2", "run.progress=none"]
+
+
+def trained(folder, *settings, name="llama_tiny", more=TEXT):
+    """Trains from the command line; returns the table and what was measured at the end."""
+    words = [sys.executable, "-m", "anemone", "train", name, *more, f"run.folder={folder}", *settings]
+    ran = started(words)
+    assert ran.returncode == 0, ran.stderr
+    return numbers(folder), json.loads((folder / "results.json").read_text())["metrics"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """The table of one process, what was measured at the end, and the archive."""
+    folder = tmp_path_factory.mktemp("text") / "one"
+    return *trained(folder), folder / "model.anemone"
+
+
+@pytest.mark.parametrize("layout", ["tp=2", "pp=2 schedule=interleaved_1f1b"])
+def test_a_text_is_learnt_over_any_layout_as_by_one_process(layout, text, tmp_path):
+    settings = [f"parallel.{setting}" for setting in layout.split()]
+    table, metrics = trained(tmp_path / "two", "trainer.devices=2", *settings)
+    assert len(table) == len(text[0]) == 4
+    for a, b in zip(text[0], table, strict=True):
+        assert b == pytest.approx(a, rel=1e-4)
+    assert metrics == pytest.approx(text[1], rel=1e-5)
+    ours, theirs = (load(path).state_dict() for path in (tmp_path / "two" / "model.anemone", text[2]))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_one_process_trains_with_short_weights_and_recomputation(text, tmp_path):
+    """Both lay the network out over a mesh of one."""
+    table, _ = trained(tmp_path / "one", "precision=bf16-true", "parallel.recompute.kind=full")
+    for a, b in zip(text[0], table, strict=True):
+        assert b == pytest.approx(a, rel=0.02)
+
+
+@pytest.mark.parametrize("layout", ["dp_shard=2", "tp=2"])
+def test_speech_is_learnt_over_shards_as_by_one_process(layout, one, tree, tmp_path):
+    changes = {"trainer__devices": 2, "trainer__batches_per_step": 2, "trainer__log_every": 1}
+    settings = tree(run__folder=str(tmp_path / "two"), **changes)
+    settings["parallel"] = {name: int(value) for name, value in [layout.split("=")]}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    started([sys.executable, str(tmp_path / "script.py"), str(tmp_path / "settings.json")]).check_returncode()
+    for a, b in zip(one, numbers(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, rel=2e-4, abs=1e-5)
