@@ -113,7 +113,9 @@ def _lay_out(part: Planned, mesh: Mesh, fp8: Recipe | None) -> None:
     if config.recompute is not None:
         from anemone.parallel.recompute import recompute
 
-        recompute(module, plan, config.recompute)
+        within = ("tp", "cp", "ep", "efsdp") if config.ep > 1 else ("tp", "cp")  # ranks that meet inside of a block
+        groups = [axis.get_group() for name in within if (axis := mesh.axis(name)) is not None]
+        recompute(module, plan, config.recompute, groups=groups)
     if config.compile:
         from anemone.parallel.compilation import compile_blocks
 

@@ -53,7 +53,7 @@ def states_of(task: Task, manifests: Sequence[str | Path], data: DataConfig, *, 
     """What metrics are computed from, such as a confusion matrix; see `evaluate`."""
     index = data.read(manifests, task.parts.task, task.files())
     device = next(task.parameters()).device
-    with inference(task), find_precision(precision, device).autocast(device):
+    with inference(task), find_precision(precision, device).autocast(device, laid_out=False):
         return count(task, evaluation_loader(task, index, data), device)
 
 

@@ -48,9 +48,16 @@ class Precision(NamedTuple):
     capability: tuple[int, int] = (0, 0)
     """The least compute capability of an NVIDIA GPU that has the format."""
 
-    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """The context that forwards run under."""
-        return nullcontext() if self.short is None else torch.autocast(device.type, self.short)
+    def autocast(self, device: torch.device, *, laid_out: bool = True) -> AbstractContextManager[object]:
+        """The context that forwards run under.
+
+        Args:
+            device: of the network.
+            laid_out: whether the network went through `parallelize`, and so has short copies of its weights where they
+                are asked for; else products are short.
+        """
+        short = self.short if laid_out else self.short or self.weights
+        return nullcontext() if short is None else torch.autocast(device.type, short)
 
     def prepare(self, device: torch.device) -> None:
         """Tells a GPU which float32 products are meant, for the whole process.

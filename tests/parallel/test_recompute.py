@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -11,7 +12,9 @@ from torch.utils._pytree import tree_leaves
 from anemone.config import decode
 from anemone.errors import ConfigError
 from anemone.models.text.llama import LlamaConfig
+from anemone.parallel.budget import Budget, Kept
 from anemone.parallel.plans import Plan
+from anemone.parallel.processes import run_ranks
 from anemone.parallel.recompute import (
     AutoConfig,
     FullConfig,
@@ -231,6 +234,60 @@ def test_a_generous_budget_costs_nothing():
 def test_a_budget_below_the_least_is_refused_with_the_least():
     with pytest.raises(ConfigError, match=r"`parallel.recompute.budget` must be at least 1\.\dMiB, .* is '1.0MiB'"):
         block_memory(AutoConfig(budget="1MiB"))
+
+
+@pytest.mark.parametrize("mib", [4, 8])
+def test_a_budget_is_for_all_micro_batches_under_way(mib):
+    """A pipeline takes three forward before the first comes back; each would keep 5.3 MiB."""
+    network = Net()
+    recompute(network, PLAN, AutoConfig(budget=f"{mib}MiB"))
+    x = torch.linspace(-1, 1, 256 * 64).view(256, 64)
+    for _ in range(3):
+        with Memory() as memory:
+            outs = [network(x) for _ in range(3)]
+            kept = (memory.now - sum(out.nbytes for out in outs)) / MIB
+            while outs:
+                outs.pop(0).sum().backward()
+    assert 0.6 * mib < kept <= mib
+
+
+def test_a_forward_that_never_comes_back_is_not_waited_for():
+    budget = Budget(MIB, num_blocks=1)
+    kept = Kept(full=10, selective=20, none=30)
+    for _ in range(2):
+        budget.choose(0, (2, 3), lambda: kept)
+        out = torch.ones(1, requires_grad=True) * 1
+        budget.watch(0, out)
+        del out
+    assert budget.choose(0, (2, 3), lambda: kept) == "none" and budget.most == [1]
+
+
+def test_an_input_no_larger_than_measured_ones_is_not_measured_again():
+    budget = Budget(70, num_blocks=2)
+    asked = []
+
+    def measure():
+        asked.append(1)
+        return Kept(full=10, selective=20, none=40)
+
+    for shape in [(4, 8), (4, 8), (2, 8), (4, 7), (5, 1)]:
+        modes = [budget.choose(number, shape, measure) for number in (0, 1)]
+        asked.append("full" if modes == ["full", "full"] else "chosen")
+    assert asked == [1, 1, "full", "chosen", "chosen", "chosen", 1, 1, "full"]
+    assert budget.plans[(4, 8)] == ["selective", "none"]
+
+
+def choose_apart(rank):
+    """One rank of a group measures more than the other."""
+    budget = Budget(70, 2, [dist.group.WORLD])
+    kept = Kept(full=10, selective=30, none=60) if rank else Kept(full=10, selective=20, none=40)
+    for _ in range(2):
+        modes = [budget.choose(number, (4, 8), lambda: kept) for number in (0, 1)]
+    return modes
+
+
+def test_ranks_that_meet_within_a_block_choose_alike():
+    assert run_ranks(2, choose_apart) == [["full", "none"]] * 2
 
 
 @pytest.mark.parametrize(("text", "size"), [("12GiB", 12 * 2**30), ("1.5 MiB", 3 * 2**19), ("800MiB", 800 * MIB)])

@@ -56,6 +56,14 @@ def test_a_product_has_the_format_of_the_precision_and_weights_stay_float32(name
     assert task.seen == format
 
 
+@pytest.mark.parametrize("name", ["bf16-true", "fp8"])
+def test_a_network_that_is_not_laid_out_computes_in_the_short_format_too(name):
+    task = Product()
+    with torch.no_grad(), precision(name, CPU).autocast(CPU, laid_out=False):
+        task.loss(batch())
+    assert task.seen == torch.bfloat16
+
+
 def test_tf32_is_refused_on_a_cpu_with_the_reason():
     with pytest.raises(ConfigError, match=r"`precision` must be 32, .* or fp8-rowwise on this device \(cpu\), but"):
         precision("tf32", CPU)
