@@ -94,7 +94,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Tree:
     from yaml import YAMLError
 
     folder, name = _find(experiment)
-    search = [] if folder == CONF else [f"hydra.searchpath=[file://{CONF}]"]
+    search = [f"hydra.searchpath=[file://{CONF}]"]
     groups = {path.name for path in [*CONF.iterdir(), *folder.iterdir()] if path.is_dir()}
     asked = [_override(text, groups) for text in overrides]
     try:
@@ -146,7 +146,7 @@ def _find(experiment: str) -> tuple[Path, str]:
             f"`{experiment}` is not an experiment.{nearest(experiment, experiments())}"
             f" There are: {', '.join(experiments())}; or give the path of a YAML file."
         )
-    return CONF, f"experiment/{experiment}"
+    return CONF / "experiment", experiment
 
 
 def _override(text: str, groups: set[str]) -> str:

@@ -73,7 +73,7 @@ class Corpus:
         return self.files[file], line
 
 
-def read_corpus(paths: Sequence[Path], tokenizer: Tokenizer, identity: Any, field: str) -> Corpus:
+def read_corpus(paths: Sequence[Path], tokenizer: Tokenizer, *, identity: Any, field: str) -> Corpus:
     """Tokenises files, or finds their tokens in the cache.
 
     Args:

@@ -75,7 +75,7 @@ class TokenDataConfig:
         tokenizer = task.tokenizer.build(files)
         settings = {name: value for name, value in encode(task)["tokenizer"].items() if name != "path"}
         contents = {name: sha256(data).hexdigest() for name, data in tokenizer.files().items()}
-        corpus = read_corpus(found, tokenizer, [settings, contents], self.field)
+        corpus = read_corpus(found, tokenizer, identity=[settings, contents], field=self.field)
         report(corpus.problems, len(corpus.starts) + len(corpus.problems), skip_bad=self.skip_bad, noun="document")
         if len(corpus.tokens) < 2:
             raise none_usable(len(corpus.problems), corpus.problems, noun="document")

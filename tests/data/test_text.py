@@ -36,7 +36,7 @@ def write(tmp_path, cache):
 
 
 def read(*paths, tokenizer=BYTES, identity="bytes", field="text"):
-    return read_corpus(paths, tokenizer, identity, field)
+    return read_corpus(paths, tokenizer, identity=identity, field=field)
 
 
 def lines(*texts):
