@@ -152,14 +152,14 @@ class _Held:
     """Lives as long as the graph of a forward."""
 
 
-def measure(block: nn.Module, save: frozenset[Any], forward: Callable[..., Any], args: tuple[Any, ...]) -> Kept:
+def measure(block: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], *, save: frozenset[Any]) -> Kept:
     """Runs a block and returns what it would keep; weights, and inputs that all blocks share, are not counted.
 
     Args:
         block: whose weights are not counted.
-        save: operations whose results a selective recomputation keeps.
         forward: of the block.
         args: of the forward; the first is the block's own input.
+        save: operations whose results a selective recomputation keeps.
     """
     shared = {_key(t) for t in [*block.parameters(), *block.buffers(), *args[1:]] if isinstance(t, Tensor)}
     saved: dict[int, int] = {}

@@ -169,7 +169,7 @@ def _budgeted(budget: Budget, number: int, block: nn.Module, forward: Forward) -
     def measured(args: tuple[Any, ...]) -> Kept:
         devices = [args[0].device] if args[0].is_cuda else []
         with torch.random.fork_rng(devices), _Apart(block, nullcontext()):
-            return measure(block, save, forward, args)
+            return measure(block, forward, args, save=save)
 
     @functools.wraps(forward)
     def budgeted(*args: Any) -> Any:
