@@ -152,7 +152,7 @@ class _Held:
     """Lives as long as the graph of a forward."""
 
 
-def measure(block: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], *, save: frozenset[Any]) -> Kept:
+def measure(block: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], *, save: frozenset[str]) -> Kept:
     """Runs a block and returns what it would keep; weights, and inputs that all blocks share, are not counted.
 
     Args:

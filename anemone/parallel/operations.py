@@ -3,51 +3,53 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-aten = torch.ops.aten
-OPERATIONS: dict[str, frozenset[Any]] = {
+OPERATIONS: dict[str, frozenset[str]] = {
     "products": frozenset(
         {
-            aten.mm.default,
-            aten.addmm.default,
-            aten.bmm.default,
-            aten.baddbmm.default,
-            aten.convolution.default,
-            aten._scaled_mm.default,
-            aten._grouped_mm.default,
+            "aten::mm",
+            "aten::addmm",
+            "aten::bmm",
+            "aten::baddbmm",
+            "aten::convolution",
+            "aten::_scaled_mm",
+            "aten::_grouped_mm",
         }
     ),
     "attention": frozenset(
         {
-            aten._scaled_dot_product_flash_attention_for_cpu.default,
-            aten._scaled_dot_product_flash_attention.default,
-            aten._scaled_dot_product_efficient_attention.default,
-            aten._scaled_dot_product_cudnn_attention.default,
+            "aten::_scaled_dot_product_flash_attention_for_cpu",
+            "aten::_scaled_dot_product_flash_attention",
+            "aten::_scaled_dot_product_efficient_attention",
+            "aten::_scaled_dot_product_cudnn_attention",
+            "torch_attn::_varlen_attn",
+            "flex_attention",
         }
     ),
 }
-"""Kind -> operations whose results are worth their memory. A convolution counts as a product."""
+"""Kind -> names of operations whose results are worth their memory. A convolution counts as a product."""
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Calls a function with some operations' results.
 
     Args:
-        operations: which ones.
+        operations: their names.
         seen: what is called.
     """
 
-    def __init__(self, operations: frozenset[Any], seen: Callable[[Any], None]) -> None:
+    supports_higher_order_operators = True
+
+    def __init__(self, operations: frozenset[str], seen: Callable[[Any], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations, self.seen = operations, seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in self.operations:
+        if func.name() in self.operations:
             self.seen(out)
         return out
 
@@ -56,10 +58,10 @@ class Keep(Watch):  # type: ignore[no-untyped-call]
     """Keeps the results of some operations, in order.
 
     Args:
-        operations: which ones.
+        operations: their names.
     """
 
-    def __init__(self, operations: frozenset[Any]) -> None:
+    def __init__(self, operations: frozenset[str]) -> None:
         super().__init__(operations, lambda out: self.results.append(_apart(out)))
         self.results: list[Any] = []
 
@@ -71,6 +73,8 @@ class GiveBack(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kept: from the same operations in the same order. Others may come in between that were not there before.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, kept: Keep) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kept = kept
@@ -81,7 +85,7 @@ class GiveBack(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in self.kept.operations:
+        if func.name() not in self.kept.operations:
             return func(*args, **(kwargs or {}))
         self.number += 1
         return _apart(self.kept.results[self.number - 1])

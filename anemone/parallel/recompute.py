@@ -61,7 +61,7 @@ class FullConfig:
         must(self.first is None or self.first >= 0, "first", "0 or more", value=self.first)
 
     @property
-    def operations(self) -> frozenset[Any]:
+    def operations(self) -> frozenset[str]:
         """Operations whose results are kept."""
         return frozenset()
 
@@ -78,7 +78,7 @@ class SelectiveConfig(FullConfig):
         must(bool(self.save), "save", "one or more of products and attention", value=self.save)
 
     @property
-    def operations(self) -> frozenset[Any]:
+    def operations(self) -> frozenset[str]:
         """Operations whose results are kept."""
         return frozenset().union(*(OPERATIONS[name] for name in self.save))
 
@@ -181,7 +181,7 @@ def _budgeted(budget: Budget, number: int, block: nn.Module, forward: Forward) -
     return budgeted
 
 
-def recomputed(block: nn.Module, save: frozenset[Any], forward: Forward) -> Forward:
+def recomputed(block: nn.Module, save: frozenset[str], forward: Forward) -> Forward:
     """Returns the forward of a block that keeps its input and the results of some operations.
 
     Args:
@@ -219,9 +219,9 @@ def _tell_of_fallback() -> None:
     )
 
 
-def _policy(save: frozenset[Any]) -> Callable[..., CheckpointPolicy]:
+def _policy(save: frozenset[str]) -> Callable[..., CheckpointPolicy]:
     def policy(context: Any, operation: Any, *args: Any, **kwargs: object) -> CheckpointPolicy:
-        return CheckpointPolicy.MUST_SAVE if operation in save else CheckpointPolicy.PREFER_RECOMPUTE
+        return CheckpointPolicy.MUST_SAVE if operation.name() in save else CheckpointPolicy.PREFER_RECOMPUTE
 
     return policy
 
