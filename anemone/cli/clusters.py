@@ -13,6 +13,9 @@ GRACE = 120
 
 PORT = 29_500
 
+UNSHARED = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+"""Without it, torchrun of torch 2.13 never tells a node that comes back where the others are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -78,8 +81,10 @@ def torchrun(job: Job, *, nnodes: str = "", node: str = "") -> str:
     """The command of each node; by default the nodes meet at ``$HEAD``, the host name of any one of them."""
     meeting = node or f"--rdzv-backend=c10d --rdzv-id={shlex.quote(job.name)} --rdzv-endpoint=$HEAD:{PORT}"
     nodes = nnodes or str(job.nodes)
-    alone = "--standalone" if job.nodes == 1 and not node else f"--nnodes={nodes} {meeting}"
-    return f"torchrun {alone} --nproc-per-node={job.processes} --max-restarts=3 -m {job.train}"
+    alone = job.nodes == 1 and not node
+    where = "--standalone" if alone else f"--nnodes={nodes} {meeting}"
+    mended = "" if alone or node else UNSHARED
+    return f"{mended}torchrun {where} --nproc-per-node={job.processes} --max-restarts=3 -m {job.train}"
 
 
 def sbatch(job: Job) -> str:
