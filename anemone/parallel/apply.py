@@ -17,8 +17,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from anemone.config import must
 from anemone.parallel import pipeline
 from anemone.parallel.fp8 import Recipe
-from anemone.parallel.gradients import BucketedSum, sum_partial, total_norm
-from anemone.parallel.mesh import Mesh
+from anemone.parallel.gradients import BucketedSum, local, sum_partial, total_norm
+from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.plans import Planned, find_plans, matching
 from anemone.parallel.tensor import apply_tensor, check_length
 
@@ -45,18 +45,10 @@ def parallelize(
     Raises:
         ConfigError: the network cannot be laid out so; names the setting and the fix.
     """
-    config, planned = mesh.config, find_plans(network)
-    for axis in MODEL_AXES:
-        degree = getattr(config, axis)
-        rule = f"1, as no part of {type(network).__name__} has a plan"
-        must(degree == 1 or bool(planned), f"parallel.{axis}", rule, value=degree)
-    for part in planned:
-        check(part, mesh)
+    config, planned = mesh.config, check(network, mesh.config)
     stages: dict[int, nn.Module] = {0: network}
     layers: dict[int, list[str]] = {}
     if config.pp > 1:
-        whole = planned[0].module is network
-        must(whole, "parallel.pp", f"1, as {type(network).__name__} has no stages", value=config.pp)
         layers = pipeline.split(network, planned[0].plan, mesh)
     for part in planned:
         _lay_out(part, mesh, fp8)
@@ -73,13 +65,33 @@ def parallelize(
     return Parallel(network, stages, mesh, short or torch.float32)
 
 
-def check(part: Planned, mesh: Mesh) -> None:
-    """Raises unless the numbers of a network divide by the degrees of a mesh.
+def check(network: nn.Module, config: ParallelConfig) -> list[Planned]:
+    """Returns the parts of a network that have a plan, if they can be laid out by these degrees.
+
+    Args:
+        network: of a task, with all its layers.
+        config: with all numbers.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: they cannot; names the setting.
     """
-    config, (_, module, plan) = mesh.config, part
+    planned = find_plans(network)
+    for axis in MODEL_AXES:
+        degree = getattr(config, axis)
+        rule = f"1, as no part of {type(network).__name__} has a plan"
+        must(degree == 1 or bool(planned), f"parallel.{axis}", rule, value=degree)
+    for part in planned:
+        _check_part(part, config)
+    if config.pp > 1:
+        whole = planned[0].module is network
+        must(whole, "parallel.pp", f"1, as {type(network).__name__} has no stages", value=config.pp)
+        pipeline.check_stages(network, planned[0].plan, config)
+    return planned
+
+
+def _check_part(part: Planned, config: ParallelConfig) -> None:
+    """Raises unless the numbers of a part divide by the degrees."""
+    _, module, plan = part
     experts = _children(module, plan.experts)
     for axis, able in (("pp", plan.layers), ("cp", plan.cores), ("tp", plan.tensor), ("ep", experts)):
         degree = getattr(config, axis)
@@ -244,7 +256,9 @@ class Parallel:
     def grad_norm(self) -> Tensor:
         """Computes the norm of the gradient of the whole model, float32, the same on all ranks."""
         pipe = self.mesh.axis("pp")
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        parameters = list(self.network.parameters())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = gradients or [local(parameter).new_zeros(()) for parameter in parameters[:1]]  # of a frozen stage
         return total_norm(gradients, pipe.get_group() if pipe else None)
 
     def schedule(self, loss: pipeline.Loss, num_micro_batches: int) -> pipeline.Pipeline:

@@ -16,7 +16,7 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining import schedules as torch_schedules
 
 from anemone.config import must
-from anemone.parallel.mesh import Mesh
+from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.plans import Plan
 
 CLASSES = {
@@ -83,6 +83,24 @@ def share_layers(num_layers: int, num_stages: int) -> list[int]:
     return counts
 
 
+def check_stages(network: nn.Module, plan: Plan, config: ParallelConfig) -> None:
+    """Raises unless a network can be cut into the stages of a layout.
+
+    Args:
+        network: with all its layers.
+        plan: of its class.
+        config: with all numbers, and ``pp`` above 1.
+
+    Raises:
+        ConfigError: there are fewer layers than stages, or the first and last stage would share weights.
+    """
+    must(bool(plan.layers), "parallel.pp", f"1, as {type(network).__name__} has no stages", value=config.pp)
+    count, total = len(list(network.get_submodule(plan.layers).children())), config.pp * (config.stages_per_rank or 1)
+    rule = f"such that pp * stages_per_rank ({total}) is at most `model.num_layers`, {count}"
+    must(total <= count, "parallel.pp", rule, value=config.pp)
+    _refuse_ties(network, plan)
+
+
 def split(network: nn.Module, plan: Plan, mesh: Mesh) -> dict[int, list[str]]:
     """Leaves a network only what this rank's stages compute; returns number of each stage -> names of its layers.
 
@@ -92,17 +110,14 @@ def split(network: nn.Module, plan: Plan, mesh: Mesh) -> dict[int, list[str]]:
         mesh: with more than one rank along ``pp``.
 
     Raises:
-        ConfigError: there are fewer layers than stages, or the first and last stage would share weights.
+        ConfigError: the network cannot be cut so, see `check_stages`.
     """
     config = mesh.config
+    check_stages(network, plan, config)
     assert config.stages_per_rank is not None
-    must(bool(plan.layers), "parallel.pp", f"1, as {type(network).__name__} has no stages", value=config.pp)
     layers = network.get_submodule(plan.layers)
     assert isinstance(layers, nn.ModuleDict)
     names, total = list(layers), config.pp * config.stages_per_rank
-    rule = f"such that pp * stages_per_rank ({total}) is at most `model.num_layers`, {len(names)}"
-    must(total <= len(names), "parallel.pp", rule, value=config.pp)
-    _refuse_ties(network, plan)
     counts = share_layers(len(names), total)
     mine = {
         number: names[sum(counts[:number]) :][: counts[number]]

@@ -183,7 +183,7 @@ class TrainResult(NamedTuple):
     """What a run came to."""
 
     task: Task
-    """The trained task, on the CPU, in evaluation mode."""
+    """The trained task, on the CPU, in evaluation mode; a part of it if a run over shards or stages did not finish."""
 
     folder: Path
     """Of the run."""

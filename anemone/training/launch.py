@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
+from torch.distributed.tensor import DTensor
 
 from anemone import tasks
 from anemone.config import encode, must
 from anemone.data import Examples
 from anemone.data.manifest import Index
+from anemone.parallel.apply import check
 from anemone.parallel.mesh import ParallelConfig
 from anemone.parallel.pipeline import check_count
 from anemone.tasks.classification import ClassificationConfig
@@ -53,6 +55,8 @@ def launch(config: ExperimentConfig) -> TrainResult:
     sets = read_sets(config)
     config = complete(config, sets["train"])
     remarks = [remark for name in sets if (remark := unknown_labels(config, sets, name))] + useless_settings(config)
+    task = build_task(config)
+    check(task.network, layout(config))
     tree = encode(config)
     if config.run.resume == "same":
         refuse_changes(folder, tree, sets["train"].fingerprint)
@@ -60,7 +64,6 @@ def launch(config: ExperimentConfig) -> TrainResult:
         if ranks.is_first():
             describe_run(folder, tree, sets)
         start = max(checkpoints(folder / "checkpoints"), default=0)
-        task = build_task(config)
         module = TrainingModule(
             task,
             config,
@@ -93,7 +96,16 @@ def launch(config: ExperimentConfig) -> TrainResult:
                 enable_model_summary=False,
             )
             trainer.fit(module)
-    return TrainResult(task.eval(), folder, module.ledger.metrics, module.stop == "finished")
+    finished = module.stop == "finished"
+    return TrainResult(whole(module, folder, finished), folder, module.ledger.metrics, finished)
+
+
+def whole(module: TrainingModule, folder: Path, finished: bool) -> Task:
+    """The task with all its weights: out of the archive, where a finished run has left each process a part of them."""
+    staged = module.parallel is not None and module.parallel.mesh.size("pp") > 1
+    spread = staged or any(isinstance(p, DTensor) for p in module.task.parameters())
+    archive = folder / "model.anemone"
+    return tasks.load(archive) if spread and finished and archive.exists() else module.task.eval()
 
 
 def read_sets(config: ExperimentConfig) -> Sets:

@@ -317,11 +317,24 @@ def test_a_run_that_learnt_nothing_is_an_error_and_leaves_no_archive(experiment,
 
 def test_settings_that_cannot_be_are_refused_before_anything_is_written(experiment, tmp_path):
     for changes, pattern in (
-        ({"precision": "tf32"}, r"`precision` must be 32, 16-mixed or bf16-mixed on this device \(cpu\)"),
+        ({"precision": "tf32"}, r"`precision` must be 32, 16-mixed, .* on this device \(cpu\)"),
         ({"trainer__accelerator": "gpu"}, r"`trainer\.accelerator` must be cpu or auto where PyTorch sees no GPU"),
         ({"data__train": []}, r"`data\.train` must be one or more files"),
         ({"data__plan": {"min_seconds": 9.0}}, r"`data\.plan` must be such that it leaves some of the training data"),
         ({"trainer__devices": 2, "trainer__batches_per_step": 3}, r"`trainer\.batches_per_step` must be a multiple of"),
+        (
+            {"trainer__devices": 2, "parallel": {"tp": 3}},
+            r"`parallel` must be a layout for 2 processes, which .* = 1 \* 1 \* 3 \* 1 = 3 must divide",
+        ),
+        (
+            {"trainer__devices": 4, "parallel": {"dp_replicate": 3}},
+            r"`parallel\.dp_replicate` must be 4, or null, with 4 processes",
+        ),
+        ({"trainer__devices": 2, "parallel": {"cp": 2}}, r"`parallel\.cp` must be 1 for this QuartzNet"),
+        (
+            {"trainer__devices": 2, "parallel": {"pp": 2}, "trainer__batches_per_step": 1},
+            r"`trainer\.batches_per_step` must be such that each pipeline has 2 or more",
+        ),
     ):
         with pytest.raises(ConfigError, match=pattern):
             train(experiment(**changes))
