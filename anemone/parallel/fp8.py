@@ -32,8 +32,7 @@ MULTIPLE = 16
 
 LIBRARIES = {
     "torchao": "pip install 'anemone[fp8]'",
-    "transformer_engine": "pip install --no-build-isolation 'transformer_engine[pytorch]' on a machine with CUDA, or "
-    "take fp8 or fp8-rowwise, which torchao computes",
+    "transformer_engine": "pip install 'anemone[te]' on a machine with CUDA, or take fp8 or fp8-rowwise, by torchao",
 }
 """What computes, and how to come by it."""
 
