@@ -4,7 +4,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+from anemone.models.text.llama import LlamaConfig
 from anemone.parallel import gradients
+from anemone.parallel.apply import parallelize
 from anemone.parallel.gradients import BucketedSum, split, total_norm
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.processes import run_ranks
@@ -75,3 +77,22 @@ def test_the_norm_counts_each_number_once_with_a_message_for_each_axis():
     for norm, truth, messages in run_ranks(8, norms):
         torch.testing.assert_close(norm, truth)
         assert messages == 3  # fsdp, tp, pp
+
+
+def frozen(rank):
+    """The norm where the layers of one stage do not learn."""
+    network = LlamaConfig(size="tiny").build(16)
+    network.layers["0"].requires_grad_(False)
+    network.embedding.requires_grad_(False)
+    parallel = parallelize(network, Mesh(ParallelConfig(pp=2)))
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    parallel.reduce()
+    return parallel.grad_norm().item(), sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def test_a_stage_may_be_frozen():
+    results = run_ranks(2, frozen)
+    count = sum(number for _, number in results)
+    assert 0 in (number for _, number in results)
+    assert [norm for norm, _ in results] == pytest.approx([count**0.5] * 2)
