@@ -5,7 +5,7 @@ It lies in the cache, memory-mapped by whoever reads it, under a hash of the tex
     tokens.bin      all tokens, one document after the other, as uint8, uint16 or uint32 by the size of the vocabulary
     starts.bin      int64: where each document begins
     origins.bin     int64 pairs: number of the file and line of each document
-    notes.json      counts, problems, fingerprint
+    notes.json      counts, problems
 
 Where the tokenizer has a unit that ends a document, one stands before the first document and after each:
 ``end text end text end``. A document begins with the one before it, so that all of its text, and its end, is predicted.
@@ -52,14 +52,14 @@ class Corpus:
         starts: (number of documents,) int64, where each begins.
         marked: whether a document begins with the unit that ends the one before.
         problems: documents that were left out.
-        fingerprint: hash of what the files hold.
+        fingerprint: hash of all that the tokens depend on.
     """
 
     def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
         notes = json.loads((folder / "notes.json").read_text("utf-8"))
         self.files = [os.fspath(path) for path in paths]
         self.problems = [Problem(self.files[file], line, cause) for file, line, cause in notes["problems"]]
-        self.fingerprint: str = notes["fingerprint"]
+        self.fingerprint = folder.name[:16]
         self.marked: bool = notes["marked"]
         self.tokens: npt.NDArray[Any] = _mapped(folder / "tokens.bin", notes["dtype"])
         self.starts: npt.NDArray[np.int64] = _mapped(folder / "starts.bin", "int64")
@@ -86,14 +86,13 @@ def read_corpus(paths: Sequence[Path], tokenizer: Tokenizer, *, identity: Any, f
         DataError: the cache cannot be written.
     """
     hashes = [_hash(path) for path in paths]
-    fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
     kinds = [path.suffix for path in paths]
     key = hashlib.sha256(json.dumps([VERSION, identity, field, hashes, kinds]).encode()).hexdigest()[:32]
     folder = cache_folder() / "tokens" / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder.with_suffix(".lock")):
-            return _opened(folder, paths) or _written(folder, paths, tokenizer, field, fingerprint)
+            return _opened(folder, paths) or _written(folder, paths, tokenizer, field)
     except OSError as error:
         raise DataError(
             f"the tokens of the texts cannot be kept in `{folder.parent}`: {error}. Make room there, or name another "
@@ -116,12 +115,12 @@ def _opened(folder: Path, paths: Sequence[Path]) -> Corpus | None:
         return None
 
 
-def _written(folder: Path, paths: Sequence[Path], tokenizer: Tokenizer, field: str, fingerprint: str) -> Corpus:
+def _written(folder: Path, paths: Sequence[Path], tokenizer: Tokenizer, field: str) -> Corpus:
     """Writes a corpus beside its place, moves it there in one step and opens it."""
     draft = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".tmp"))
     try:
         notes = _tokenize(draft, paths, tokenizer, field)
-        (draft / "notes.json").write_text(json.dumps(notes | {"fingerprint": fingerprint}), "utf-8")
+        (draft / "notes.json").write_text(json.dumps(notes), "utf-8")
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -67,7 +67,7 @@ class TokenRows:
 
     Attributes:
         problems: documents that were left out.
-        fingerprint: hash of what the files hold.
+        fingerprint: hash of all that the tokens depend on: texts and tokenizer.
     """
 
     noun: ClassVar[str] = "sequence"

@@ -36,9 +36,6 @@ class LanguageModellingConfig:
     lazy: ClassVar[bool] = True
     """Whether the network can be built without memory, see `anemone.tasks.task.Task`."""
 
-    lazy: ClassVar[bool] = True
-    """Whether the network can be built without memory, see `anemone.tasks.task.Task`."""
-
     tokenizer: Any = of_kind(TOKENIZERS)
     """How a text is cut into tokens."""
 
@@ -196,11 +193,12 @@ class LanguageModellingTask(Task):
         """Returns how texts are read to measure the task on them.
 
         Raises:
-            ConfigError: a channel is asked for.
+            ConfigError: a channel or workers are asked for.
         """
         from anemone.data.tokens import TokenDataConfig
 
         must(channel is None, "channel", "left out for text", value=channel)
+        must(num_workers == 0, "num_workers", "0 for text, which nobody needs to read ahead", value=num_workers)
         length = self.context_len or UNKNOWN_LEN
         return TokenDataConfig(sequence_len=length, eval_batch_size=batch_size, skip_bad=skip_bad)
 

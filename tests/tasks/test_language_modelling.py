@@ -231,6 +231,8 @@ def test_a_larger_vocabulary_than_the_tokenizers_is_built():
     assert build(parts.task, parts.model).network.head.out_features == 320
 
 
-def test_a_channel_is_refused_for_text(task):
+def test_channels_and_workers_are_refused_for_text(task):
+    with pytest.raises(ConfigError, match="`num_workers` must be 0 for text"):
+        task.evaluation_data(batch_size=1, num_workers=2)
     with pytest.raises(ConfigError, match="`channel` must be left out for text, but is 0"):
         task.evaluation_data(batch_size=1, channel=0)
