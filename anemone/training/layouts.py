@@ -94,7 +94,8 @@ LAYOUTS: tuple[Row, ...] = (
         "llama",
         *("dp_shard=2 recompute.kind=full", "tp=2 dp_shard=2 recompute.kind=selective", "pp=2 recompute.kind=full"),
         *("dp_shard=2 precision=bf16-mixed", "dp_shard=2 precision=bf16-true", "tp=2 precision=bf16-true"),
-        *("pp=2 precision=bf16-true", "dp_shard=2 precision=16-mixed", "dp_shard=2 precision=fp8"),
+        *("pp=2 precision=bf16-true", "tp=2 precision=bf16-mixed", "dp_shard=2 precision=16-mixed"),
+        *("dp_shard=2 precision=fp8", "dp_shard=2 precision=fp8-rowwise"),
     ),
 )
 

@@ -60,11 +60,18 @@ class Errors(NamedTuple):
     adamw: float
 
 
+SHORT = Errors(1e-3, 1e-3, 2e-2, 5e-3, 1e-2)
+"""Where sums are cut up and each part is rounded to 8 bits of mantissa or fewer."""
+
 BARS = {
     "32": Errors(2e-6, 1e-5, 1e-5, 1e-4, 1e-4),
-    "bf16-mixed": Errors(1e-3, 1e-3, 1e-2, 1e-4, 3e-3),
+    "16-mixed": Errors(1e-4, 1e-3, 3e-3, 1e-3, 2e-3),
+    "bf16-mixed": SHORT,
+    "bf16-true": SHORT,
+    "fp8": SHORT,
+    "fp8-rowwise": SHORT,
 }
-"""Precision -> the largest errors that pass."""
+"""Precision -> the largest errors that pass, against one process of the same precision."""
 
 
 class Trace(NamedTuple):
@@ -106,6 +113,7 @@ def compare(config: ExperimentConfig, *, spoil: Spoil | None = None, timeout: fl
         timeout: seconds that a layout may take.
     """
     parallel, number = config.parallel, processes(config.parallel)
+    precision(config.precision, CPU)
     bars = BARS[config.precision]
     try:
         parallel = parallel.resolve(number)
