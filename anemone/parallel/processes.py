@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-PRELOADED = ("anemone.parallel.apply", "anemone.training.layout", "anemone.training.engine")
-"""What the process they are forked from imports once, before the first of them."""
+PRELOADED = ("anemone.parallel.apply", "anemone.training.layout", "anemone.training.engine", "anemone.training.module")
+"""What the process they are forked from imports once, before the first of them, where their parent has done so."""
 
 
 def run_ranks(n: int, fn: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
@@ -41,7 +41,8 @@ def run_ranks(n: int, fn: Callable[..., Any], *args: Any, timeout: float = 120.0
         raise ValueError(f"`fn` must be a function of a module's top level, but is {fn.__qualname__!r} instead.")
     home = fn.__module__, sys.modules[fn.__module__].__file__ or "", fn.__qualname__
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["anemone.testing", "torch.distributed.tensor"])
+    used = [name for name in PRELOADED if name in sys.modules]
+    context.set_forkserver_preload(["anemone.testing", "torch.distributed.tensor", *used])
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         pipes = []
         for rank in range(n):

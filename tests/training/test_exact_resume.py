@@ -5,7 +5,9 @@ import json
 import multiprocessing
 import os
 import shutil
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -54,7 +56,7 @@ WORKERS = {
     "three workers": (1, {}, 3),
 }
 """Meshes of a run on speech, and processes that read for each rank."""
-QUICK = ("one process", "dp_shard tp", "pp", "cp")
+QUICK = ("one process", "dp_shard tp", "pp")
 """Meshes of the quick suite, each of which goes on from the one before; the others are slow."""
 
 
@@ -118,13 +120,19 @@ def on_speech(settings, layout):
     return Case(world, tree, 3, 8)
 
 
-def sit(rank, world, trees):
-    """Trains one run after the other; returns the loss and the rows of each step, and saves what was loaded again."""
+def sit(rank, world, jobs):
+    """Trains one run after the other; returns the loss and the rows of each step, and saves what was loaded again.
+
+    Args:
+        rank: of this process.
+        world: processes.
+        jobs: of each run its settings, the folder of another run to go on from, and a port to meet at.
+    """
     multiprocessing.set_start_method("fork", force=True)  # as in a run that was started by hand
     multiprocessing.current_process()._config["daemon"] = False  # so it may start workers
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ.update({name: str(number) for name, number in place.items()})
-    os.environ.update({"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"})
+    os.environ.update({"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1"})
     steps, go_on, seen = Engine.step, module.TrainingModule._go_on, []
 
     def step(self, micro_batches):
@@ -137,15 +145,18 @@ def sit(rank, world, trees):
         Saver(self.saver.folder.parent / "loaded", self.saver.group).save(self.engine.steps, self.state())
 
     Engine.step, module.TrainingModule._go_on = step, loaded
-    for tree in trees:
+    for tree, source, port in jobs:
+        os.environ["MASTER_PORT"] = str(port)
         seen.append([])
+        if source and rank == 0:
+            stopped(source, Path(tree["run"]["folder"]))
         assert train(decode(ExperimentConfig, tree)).finished
     return seen
 
 
-def run(case, trees):
+def run(case, jobs):
     """Per run, the loss of each step and its rows, over all ranks, each once."""
-    of_ranks = run_ranks(case.world, sit, case.world, trees, timeout=300)
+    of_ranks = run_ranks(case.world, sit, case.world, [(*job, free_port()) for job in jobs], timeout=300)
     runs = []
     for sittings in zip(*of_ranks, strict=True):
         steps = {}
@@ -156,14 +167,18 @@ def run(case, trees):
     return runs
 
 
-def stopped(folder, name):
-    """A copy of a run as it was when it had been saved."""
-    copy = folder.with_name(f"{folder.name} on {name}")
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def stopped(folder, copy):
+    """Makes a copy of a run as it was when it had been saved."""
     shutil.copytree(folder, copy)
     for path in (copy / "checkpoints").iterdir():
         if path.name != f"step_{SAVED}":
             shutil.rmtree(path)
-    return copy
 
 
 def state(folder, step, where="checkpoints"):
@@ -192,15 +207,11 @@ def check_rows(case, steps):
 
 def check(name, case, folder, before=None, *, band=2e-6):
     """Trains straight, goes on on the same mesh, and goes on from the run of another mesh."""
-    straight = folder / name
-    (whole,) = run(case, [case.tree(straight)])
+    straight, again, other = folder / name, folder / f"{name} again", folder / f"{name} from another"
+    jobs = [(case.tree(straight), None), (case.tree(again, asynchronous=True), straight)]
+    jobs += [(case.tree(other, asynchronous=True), before[0])] if before else []
+    whole, *runs = run(case, jobs)
     check_rows(case, whole)
-    again = stopped(straight, name)
-    trees = [case.tree(again, asynchronous=True)]
-    if before:
-        other = stopped(before[0], name)
-        trees.append(case.tree(other, asynchronous=True))
-    runs = run(case, trees)
     assert runs[0] == {number: step for number, step in whole.items() if number >= SAVED}
     assert_same(state(again, STEPS), state(straight, STEPS))
     assert (again / "metrics.csv").read_bytes() == (straight / "metrics.csv").read_bytes()
