@@ -223,7 +223,7 @@ class TrainingModule(LightningModule):
         self.ledger = Ledger(**state["ledger"])
         set_random_states(state["random"])
         self._set_counters()
-        if saved.step < max(checkpoints(self.saver.folder)):
+        if saved.step < max(checkpoints(self.saver.folder), default=0):
             log.info("The run goes on from step %d.", saved.step)
             for logger in self.trainer.loggers:
                 if isinstance(logger, MetricsTable):

@@ -7,10 +7,14 @@ import time
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from anemone.checkpoint import sharded
 from anemone.checkpoint.sharded import COMPLETE
 from anemone.errors import ArchiveError
+from anemone.testing import run_ranks
+from anemone.training.experiment import train
 from anemone.training.resume import (
     Saver,
     checkpoints,
@@ -233,3 +237,50 @@ def test_a_failed_save_is_told_when_it_is_waited_for_and_the_one_before_stands(t
         saver.save(3, state())
     saver.wait()
     assert newest_checkpoint(tmp_path).step == 1 and {p.name for p in tmp_path.iterdir()} == {"step_1"}
+
+
+# --- many ranks -------------------------------------------------------------------------------------------------------
+
+
+def save_on_ranks(rank, folder, asynchronous):
+    group = torch.distributed.new_group(backend="gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    saver = Saver(folder, group, asynchronous=asynchronous)
+    for step in (1, 2, 3):
+        weight = distribute_tensor(torch.arange(5.0) * step, mesh, (Shard(0),))
+        saver.save(step, {"weight": weight, "number": step}, lambda: prune(folder, checkpoints(folder) - {1}))
+        sums = torch.ones(1)
+        for _ in range(20):  # training goes on
+            torch.distributed.all_reduce(sums)
+            weight.to_local().fill_(0.0)
+    saver.wait()
+    return sorted(path.name for path in folder.iterdir())
+
+
+def newest_on_ranks(rank, folder):
+    group = torch.distributed.new_group(backend="gloo")
+    saved = newest_checkpoint(folder, group)
+    weight = distribute_tensor(torch.zeros(5), init_device_mesh("cpu", (3,)), (Shard(0),))
+    tree = saved.load({"weight": weight}, group)
+    return saved.step, tree["number"], weight.full_tensor()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_ranks_save_and_go_back_alike_where_the_newest_is_damaged(tmp_path, asynchronous):
+    assert run_ranks(2, save_on_ranks, tmp_path, asynchronous) == [["step_2", "step_3"]] * 2
+    path = tmp_path / "step_3" / "shard_00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    for step, number, weight in run_ranks(3, newest_on_ranks, tmp_path):
+        assert step == number == 2 and torch.equal(weight, torch.arange(5.0) * 2)
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_ends_like_one_that_was_not(experiment, caplog):
+    first = train(experiment(trainer__max_steps=8, trainer__log_every=1))
+    rows = (first.folder / "metrics.csv").read_bytes()
+    path = first.folder / "checkpoints" / "step_8" / "shard_00000.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    train(experiment(trainer__max_steps=8, trainer__log_every=1))
+    assert path.read_bytes() == whole and (first.folder / "metrics.csv").read_bytes() == rows
+    assert "step_8/shard_00000.safetensors` is damaged" in caplog.text
+    assert "The run goes on from step 4." in caplog.text
