@@ -103,7 +103,7 @@ REFUSED: tuple[Row, ...] = (
     *rows(
         "llama",
         *("pp=2 dp_shard=2 schedule=zbv", "pp=2 dp_shard=2 schedule=interleaved_zero_bubble zero=2"),
-        *("pp=2 schedule=1f1b stages_per_rank=2", "pp=8", "tp=3", "ep=2", "async_tp=true tp=2"),
+        *("pp=2 schedule=1f1b stages_per_rank=2", "pp=8", "tp=3", "ep=2", "async_tp=true tp=2 compile=true"),
         *("cp=2 data.sequence_len=66",),
     ),
     *rows("llama, tied", "pp=2"),
