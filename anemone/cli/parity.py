@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anemone.config import must
-from anemone.errors import AnemoneError, ConfigError
+from anemone.errors import ConfigError
 
 if TYPE_CHECKING:
     from anemone.training.parity import Report
@@ -43,19 +43,21 @@ def run(args: argparse.Namespace) -> int:
     from anemone.cli.table import table
 
     must(not (args.all and args.words), "EXPERIMENT", "left out with --all", value=" ".join(args.words))
-    lines, passed, refused = [], True, []
+    page = marked(args.write) if args.write else ""
+    lines: list[Line] = []
+    refused: list[list[str]] = []
+    passed = True
     for layout, wanted, report in every() if args.all else single(args.words):
-        fine = report.passed if wanted else bool(report.refusal)
-        passed &= fine
-        line = described(layout, report, fine)
-        print(table([line]).splitlines()[1] if report.errors else f"{line['layout']}: {report.refusal}", flush=True)
+        passed &= report.passed if wanted else bool(report.refusal)
+        line = described(layout, report)
+        print(f"{layout}: {report.refusal or line['verdict']}", flush=True)
         if wanted:
             lines.append(line)
         else:
-            refused.append((layout, report.refusal or "NOT REFUSED"))
+            refused.append([layout, report.refusal or "NOT REFUSED"])
     print(f"\n{table(lines)}")
     if args.write:
-        write(args.write, lines, refused)
+        args.write.write_text(filled(page, lines, refused), "utf-8")
     return 0 if passed else 1
 
 
@@ -75,52 +77,55 @@ def single(words: list[str]) -> Iterator[tuple[str, bool, "Report"]]:
 
 def every() -> Iterator[tuple[str, bool, "Report"]]:
     """All layouts of the table: name, whether it must run, and what came of it."""
-    from anemone.training.layouts import LAYOUTS, REFUSED
-    from anemone.training.parity import prove
+    from anemone.training import layouts, parity
 
-    for wanted, rows in ((True, LAYOUTS), (False, REFUSED)):
+    for wanted, rows in ((True, layouts.LAYOUTS), (False, layouts.REFUSED)):
         for row in rows:
             try:
-                yield f"{row.network}: {row.settings}", wanted, prove(row)
-            except AnemoneError as error:
-                print(error, file=sys.stderr)
-                raise
+                report = parity.prove(row)
+            except Exception as error:
+                print(f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+                report = parity.FAILED
+            yield f"{row.network}: {row.settings}", wanted, report
 
 
-def described(layout: str, report: "Report", fine: bool) -> Line:
+def described(layout: str, report: "Report") -> Line:
     """A line of the table."""
     if report.errors is None:
-        return {"layout": layout, "processes": report.processes, "verdict": "refused" if report.refusal else "FAILED"}
-    errors = {name: f"{error:.0e}" for name, error in report.errors._asdict().items()}
-    worst = report.worst.removeprefix("network.")
+        verdict = "refused" if report.refusal else "FAILED"
+        return {"layout": layout, "processes": report.processes, "verdict": verdict}
     return {
         "layout": layout,
         "processes": report.processes,
-        **errors,
-        "worst gradient": worst,
-        "verdict": "passed" if fine else "MISSED",
+        **{name: f"{error:.0e}" for name, error in report.errors._asdict().items()},
+        "worst gradient": report.worst.removeprefix("network."),
+        "verdict": "passed" if report.passed else "MISSED",
     }
 
 
-def write(path: Path, lines: list[Line], refused: list[tuple[str, str]]) -> None:
-    """Puts the tables between the marks in a file of Markdown.
+def marked(path: Path) -> str:
+    """The text of a page that has the marks of the table.
 
     Raises:
-        ConfigError: there is no such file, or it has no marks.
+        ConfigError: there is no such page, or it has none.
     """
     text = path.read_text("utf-8") if path.exists() else ""
     must(BEGIN in text and END in text, "--write", f"a file with the lines `{BEGIN}` and `{END}`", value=str(path))
+    return text
+
+
+def filled(text: str, lines: list[Line], refused: list[list[str]]) -> str:
+    """The page with these tables between its marks."""
     columns = list(dict.fromkeys(key for line in lines for key in line))
     made = [markdown([columns, *([str(line.get(key, "")) for key in columns] for line in lines)])]
     if refused:
-        made.append("Refused, as they cannot be or are known to be wrong:\n")
-        made.append(markdown([["layout", "reason"], *([layout, reason] for layout, reason in refused)]))
+        made += ["Refused, as they cannot be or are known to be wrong:\n", markdown([["layout", "reason"], *refused])]
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    path.write_text("\n".join([f"{before}{BEGIN}\n", *made, f"{END}{after}"]), "utf-8")
+    return "\n".join([f"{before}{BEGIN}\n", *made, f"{END}{after}"])
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """A table in Markdown; the first row is its heading."""
-    heading, *others = (["`" * (i == 0 and n > 0) + cell for i, cell in enumerate(row)] for n, row in enumerate(rows))
-    body = [[f"{row[0]}`", *row[1:]] for row in others]
+    """A table in Markdown; the first row is its heading, the first column is set as code."""
+    heading, *others = rows
+    body = [[f"`{first}`", *rest] for first, *rest in others]
     return "\n".join(f"| {' | '.join(row)} |" for row in [heading, ["---"] * len(heading), *body]) + "\n"

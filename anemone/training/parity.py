@@ -104,6 +104,10 @@ class Report(NamedTuple):
         return all(error <= bar for error, bar in pairs)
 
 
+FAILED = Report(0, None, "", BARS["32"])
+"""Of a layout whose processes did not come to an end as they should."""
+
+
 def compare(config: ExperimentConfig, *, spoil: Spoil | None = None, timeout: float = 600.0) -> Report:
     """Runs a layout, and one process unless that was done before, and tells how far they are from each other.
 
