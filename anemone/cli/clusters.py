@@ -194,6 +194,7 @@ def _plain() -> Any:
 
     class Plain(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
+            """Yes."""
             return True
 
     def text(dumper: Any, value: str) -> Any:

@@ -22,8 +22,9 @@ ARROWS = {
     "checkpoint": GROUND,
     "tasks": GROUND | {"data", "features", "nn", "models", "losses", "decoding", "metrics", "checkpoint"},
     "training": GROUND
-    | {"data", "features", "models", "losses", "decoding", "metrics", "tasks", "checkpoint", "parallel"},
-    "cli": GROUND | {"data", "features", "models", "metrics", "tasks", "training", "checkpoint", "decoding", "parallel"},
+    | {"data", "features", "nn", "models", "losses", "decoding", "metrics", "tasks", "checkpoint", "parallel"},
+    "cli": GROUND
+    | {"data", "features", "models", "metrics", "tasks", "training", "checkpoint", "decoding", "parallel"},
 }
 LIGHTNING_ONLY_IN = "anemone/training/"
 HEAVY = {"torch", "lightning", "pytorch_lightning", "hydra", "omegaconf", "pyarrow", "numpy", "soundfile"}
