@@ -50,13 +50,13 @@ Inputs = tuple[Tensor | None, ...]
 Loss = Callable[[Any, int], Tensor]
 
 
-def stage_numbers(schedule: str, rank: int, ranks: int, stages_per_rank: int) -> list[int]:
+def stage_numbers(schedule: str, rank: int, ranks: int, *, stages_per_rank: int) -> list[int]:
     """Returns the numbers of the stages that a rank holds.
 
     Example:
-        >>> [stage_numbers("interleaved_1f1b", rank, 2, 2) for rank in (0, 1)]
+        >>> [stage_numbers("interleaved_1f1b", rank, 2, stages_per_rank=2) for rank in (0, 1)]
         [[0, 2], [1, 3]]
-        >>> [stage_numbers("zbv", rank, 2, 2) for rank in (0, 1)]
+        >>> [stage_numbers("zbv", rank, 2, stages_per_rank=2) for rank in (0, 1)]
         [[0, 3], [1, 2]]
     """
     if schedule in V_SHAPED:
@@ -121,7 +121,7 @@ def split(network: nn.Module, plan: Plan, mesh: Mesh) -> dict[int, list[str]]:
     counts = share_layers(len(names), total)
     mine = {
         number: names[sum(counts[:number]) :][: counts[number]]
-        for number in stage_numbers(config.schedule, mesh.rank("pp"), config.pp, config.stages_per_rank)
+        for number in stage_numbers(config.schedule, mesh.rank("pp"), config.pp, stages_per_rank=config.stages_per_rank)
     }
     for name in set(names) - set(itertools.chain.from_iterable(mine.values())):
         del layers[name]

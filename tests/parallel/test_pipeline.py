@@ -15,7 +15,9 @@ from anemone.parallel.processes import run_ranks
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 @pytest.mark.parametrize("schedule", STAGES)
 def test_every_stage_is_held_by_one_rank(schedule, ranks):
-    held = [n for r in range(ranks) for n in pipeline.stage_numbers(schedule, r, ranks, STAGES[schedule])]
+    held = [
+        n for r in range(ranks) for n in pipeline.stage_numbers(schedule, r, ranks, stages_per_rank=STAGES[schedule])
+    ]
     assert sorted(held) == list(range(ranks * STAGES[schedule]))
 
 
