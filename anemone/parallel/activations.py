@@ -7,10 +7,14 @@ matrices under sequence parallel, D width, Q and KV widths of queries and of key
 
 from typing import NamedTuple
 
-from anemone.parallel.memory import Decoder, Layout
+from anemone.parallel.memory import Decoder, Layout, block_weights, local
 
 BYTES = {"32": 4, "tf32": 4, "bf16-true": 2, "bf16-mixed": 2, "16-mixed": 2, "fp8": 2, "fp8-rowwise": 2}
 """Bytes of an activation by precision."""
+
+
+STATES = BYTES | {"bf16-mixed": 4, "16-mixed": 4}
+"""Bytes of a state between blocks: autocast leaves sums in float32."""
 
 
 class Tokens(NamedTuple):
@@ -43,7 +47,7 @@ class Saved(NamedTuple):
     """More while its backward runs, because it is recomputed."""
 
 
-def block(decoder: Decoder, layout: Layout, n: Tokens, mode: str) -> Saved:
+def block(decoder: Decoder, layout: Layout, n: Tokens, *, mode: str) -> Saved:
     """Returns what one block keeps under a mode of recomputation.
 
     Args:
@@ -61,7 +65,7 @@ def block(decoder: Decoder, layout: Layout, n: Tokens, mode: str) -> Saved:
 
 
 def _input(decoder: Decoder, layout: Layout, n: Tokens) -> int:
-    return n.s * decoder.d_model * BYTES[layout.precision]
+    return n.s * decoder.d_model * STATES[layout.precision]
 
 
 def _widths(decoder: Decoder, layout: Layout) -> tuple[int, int, int, int]:
@@ -75,13 +79,22 @@ def _plain(decoder: Decoder, layout: Layout, n: Tokens) -> dict[str, int]:
     d, q, kv, heads = _widths(decoder, layout)
     size = BYTES[layout.precision]
     return {
-        "inputs of the norms": 2 * n.s * d * size,
+        "inputs of the norms": 2 * n.s * d * STATES[layout.precision],
         "root mean squares": 2 * n.s * 4,
         "rotations": 0 if size == 4 else 2 * n.t * decoder.d_head * size,
         "input of query, key, value": n.t * d * size,
         "query, key, value": n.t * (q + 2 * kv) * size,
         "attention": n.t * q * size + n.t * heads * 4,
+        "weights in 16 bits": _copies(decoder, layout),
     } | _ffn(decoder, layout, n)
+
+
+def _copies(decoder: Decoder, layout: Layout) -> int:
+    """Autocast makes copies of the matrices, and keeps them until the backward."""
+    if layout.precision not in ("bf16-mixed", "16-mixed"):
+        return 0
+    matrices = [w for w in block_weights(decoder, "*") if len(w.shape) > 1 and "router" not in w.name]
+    return sum(local(weight, layout).numel for weight in matrices) * 2
 
 
 def _ffn(decoder: Decoder, layout: Layout, n: Tokens) -> dict[str, int]:
@@ -91,9 +104,11 @@ def _ffn(decoder: Decoder, layout: Layout, n: Tokens) -> dict[str, int]:
             "input of gate, up": n.t * d * size,
             "gate, silu, up, product": 4 * n.t * (decoder.d_ff // layout.tp) * size,
         }
-    rows = n.t * decoder.num_experts_per_token
+    chosen, experts = decoder.num_experts_per_token, decoder.num_experts
+    rows = n.t * chosen
     return {
-        "routing": n.t * d * 4 + 2 * n.t * decoder.num_experts * 4 + 4 * rows * 8,
+        "input of the router": n.t * d * 4 + (experts * d * 4 if size < 4 else 0),
+        "routing": n.t * (experts + 1) * 4 + rows * (8 + 4 + size) + 2 * rows * 8 + experts * 4,
         "rows of the experts": 2 * rows * d * size,
         "gate, silu, up, product": 4 * rows * (decoder.d_ff // layout.tp) * size,
     }
@@ -104,31 +119,35 @@ def _results(decoder: Decoder, layout: Layout, n: Tokens) -> dict[str, int]:
     d, q, kv, heads = _widths(decoder, layout)
     size = BYTES[layout.precision]
     experts = decoder.num_experts_per_token if decoder.num_experts else 1
-    inside = decoder.d_ff // layout.tp
-    return {
+    mixed = {"router": n.t * decoder.num_experts * 4, "sum over experts": n.t * d * size} if decoder.num_experts else {}
+    return mixed | {
         "query, key, value": n.t * (q + 2 * kv) * size,
         "attention": n.t * q * size + n.t * heads * 4,
         "output": n.t * d * size,
-        "gate, up": 2 * n.t * experts * inside * size,
+        "gate, up": 2 * n.t * experts * (decoder.d_ff // layout.tp) * size,
         "down": n.t * experts * d * size,
-        "router": n.t * decoder.num_experts * 4,
     }
 
 
-def ends(decoder: Decoder, layout: Layout, n: Tokens, *, last: bool) -> int:
-    """Returns what the last stage keeps: inputs of norm and head, and logits, whose gradient takes their place.
+def ends(decoder: Decoder, layout: Layout, n: Tokens, *, first: bool, last: bool) -> int:
+    """Returns what a stage keeps of a micro-batch beside its blocks.
+
+    That are angles of rotations; the first stage's tokens; the last stage's inputs of norm and head, logits, whose
+    gradient takes their place, and what the loss looks up.
 
     Args:
         decoder: numbers of the network.
         layout: degrees and precision.
         n: tokens of a micro-batch.
+        first: whether the process has the first stage.
         last: whether the process has the last stage.
     """
+    size, states = BYTES[layout.precision], STATES[layout.precision]
+    kept = n.t * decoder.d_head * 4 + (n.t * 8 if first else 0)
     if not last:
-        return 0
-    size = BYTES[layout.precision]
+        return kept
     vocab = decoder.vocab_size // (layout.tp if layout.loss_parallel else 1)
-    return (n.s + n.t) * decoder.d_model * size + n.s * 4 + n.t * vocab * size
+    return kept + n.s * (decoder.d_model * states + 4) + n.t * (decoder.d_model * size + vocab * size + 14)
 
 
 def in_flight(schedule: str, pp: int, rank: int, *, chunks: int = 1, micro_batches: int) -> float:
@@ -153,7 +172,7 @@ def in_flight(schedule: str, pp: int, rank: int, *, chunks: int = 1, micro_batch
         "looped_bfs": most,
         "1f1b": pp - rank,
         "interleaved_1f1b": 2 * (pp - rank - 1) + (chunks - 1) * pp + 1,
-        "interleaved_zero_bubble": 2 * (pp - rank - 1) + (chunks - 1) * pp + 1,
+        "interleaved_zero_bubble": chunks * pp - rank,
         "zbv": 2 * pp,
         "dualpipev": 2 * pp + 1,
     }

@@ -26,6 +26,9 @@ TRIPS = {True: (8.0, 2.0, 3.0), False: (23.0, 11.5, 7.7)}
 """Passes over memory of what lies between the products in a forward, compiled or not: over states of width D, over
 queries and keys, over the width F."""
 
+MERGE = 13.0
+"""Passes over memory in which outputs of attention over different keys are merged, in float32."""
+
 KERNELS = {True: 16, False: 40}
 """Kernels of a block's forward, compiled or not."""
 
@@ -64,7 +67,7 @@ def block_products(decoder: Decoder, layout: Layout, n: Tokens) -> list[Product]
     return [*attention, router, Product(rows, width["F"], d, 2 * here), Product(rows, d, width["F"], here)]
 
 
-def attention_operations(decoder: Decoder, layout: Layout, n: Tokens, sequence_len: int) -> float:
+def attention_operations(decoder: Decoder, layout: Layout, n: Tokens, *, sequence_len: int) -> float:
     """Returns the operations of one block's causal attention, forward: a token sees half of all tokens on average."""
     seen = sequence_len / 2 if decoder.window is None else min(decoder.window, sequence_len / 2)
     return 4.0 * n.t * seen * (decoder.num_heads * decoder.d_head / layout.tp)
@@ -96,7 +99,7 @@ class Pass(NamedTuple):
         return Pass(number * self.forward + more.forward, number * self.backward + more.backward)
 
 
-def products_time(products: list[Product], layout: Layout, gpu: GPU, number: str) -> float:
+def products_time(products: list[Product], layout: Layout, gpu: GPU, *, number: str) -> float:
     """Seconds of products: their operations at the rate of large ones, and one trip to memory for their numbers."""
     moved = sum((p.m * p.k + p.k * p.n + p.m * p.n) * p.times for p in products) * BYTES[layout.precision]
     return sum(p.operations for p in products) / gpu.rate(number, layout.kernels) + moved / gpu.bandwidth
@@ -107,11 +110,11 @@ def number_of(precision: str) -> str:
     return {"32": "fp32", "tf32": "tf32", "fp8": "fp8", "fp8-rowwise": "fp8"}.get(precision, "bf16")
 
 
-def block_time(decoder: Decoder, layout: Layout, n: Tokens, sequence_len: int, gpu: GPU) -> Pass:
+def block_time(decoder: Decoder, layout: Layout, n: Tokens, *, sequence_len: int, gpu: GPU) -> Pass:
     """Returns the seconds of one block and one micro-batch, without communication and recomputation."""
     products = block_products(decoder, layout, n)
-    work = products_time(products, layout, gpu, number_of(layout.precision))
-    flops = attention_operations(decoder, layout, n, sequence_len)
+    work = products_time(products, layout, gpu, number=number_of(layout.precision))
+    flops = attention_operations(decoder, layout, n, sequence_len=sequence_len)
     attend = [flops * more / rate for more, rate in zip((1, 2.5), gpu.attending(layout.kernels), strict=True)]
     moved = trips(decoder, layout, n) / (gpu.bandwidth * MEMORY_SHARE)
     cast = casting(products, layout) / (gpu.bandwidth * MEMORY_SHARE)
@@ -127,7 +130,16 @@ def trips(decoder: Decoder, layout: Layout, n: Tokens) -> float:
     rows = n.t * (decoder.num_experts_per_token if decoder.num_experts else 1)
     sorted_rows = 6 * rows * decoder.d_model if decoder.num_experts else 0
     numbers = states * n.s * decoder.d_model + heads * n.t * (width["Q"] + width["KV"]) / layout.tp
+    numbers += MERGE * merges(layout) * n.t * width["Q"] / layout.tp
     return (numbers + inside * rows * decoder.d_ff / layout.tp + sorted_rows) * BYTES[layout.precision]
+
+
+def merges(layout: Layout) -> float:
+    """How many times as many as all outputs of attention are merged with those over other keys; in a ring the keys of
+    one half of the ranks meet half of the queries."""
+    if layout.cp == 1 or layout.cp_method == "ulysses":
+        return 0.0
+    return 1 + 0.75 * (layout.cp - 1) if layout.cp_method == "ring" else 2.0
 
 
 def casting(products: list[Product], layout: Layout) -> float:
@@ -137,12 +149,12 @@ def casting(products: list[Product], layout: Layout) -> float:
     return CAST[layout.kernels] * sum(p.m * p.k + p.k * p.n * p.times for p in products)
 
 
-def head_time(decoder: Decoder, layout: Layout, n: Tokens, gpu: GPU) -> Pass:
+def head_time(decoder: Decoder, layout: Layout, n: Tokens, *, gpu: GPU) -> Pass:
     """Returns the seconds of the last norm, the head and the loss; the head is not computed in fp8."""
     vocab = decoder.vocab_size // (layout.tp if layout.loss_parallel else 1)
     size = BYTES[layout.precision]
     number = "bf16" if number_of(layout.precision) == "fp8" else number_of(layout.precision)
-    work = products_time([Product(n.t, vocab, decoder.d_model)], layout, gpu, number)
+    work = products_time([Product(n.t, vocab, decoder.d_model)], layout, gpu, number=number)
     passes = 2 if layout.compile else 4
     moved = n.t * vocab * size * passes / (gpu.bandwidth * MEMORY_SHARE)
     return Pass(work + moved, 2 * work + moved)

@@ -6,8 +6,10 @@ every shard to the size of the first; experts are cut over ``ep`` first. Numbers
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, NamedTuple
 
 FLOAT = 4  # bytes of a master weight, of its gradient and of a state
@@ -97,21 +99,24 @@ class Layout:
         """Stages of the pipeline."""
         return self.pp * self.stages_per_rank
 
-    def over(self, **changes: Any) -> "Layout":
-        """The layout with other choices."""
-        return replace(self, **changes)
+    @property
+    def pipeline(self) -> "Layout":
+        """What of it says which blocks a rank has."""
+        return Layout(pp=self.pp, schedule=self.schedule, stages_per_rank=self.stages_per_rank)
 
     @classmethod
-    def of(cls, config: Any, **more: Any) -> "Layout":
+    def of(cls, config: Any, *, precision: str, recomputed: float = 1.0) -> "Layout":
         """The layout of a `ParallelConfig` that is resolved.
 
         Args:
             config: has fields of the same names.
-            **more: what it does not say.
+            precision: of the run.
+            recomputed: share of the blocks that are recomputed, if any are.
         """
         mode = "none" if config.recompute is None else type(config.recompute).__name__.removesuffix("Config").lower()
         same = [f.name for f in fields(cls) if f.name != "recompute" and f.name in config.__dataclass_fields__]
-        return cls(**{name: getattr(config, name) for name in same}, recompute=mode, **more)
+        values = {name: getattr(config, name) for name in same}
+        return cls(**values, recompute=mode, precision=precision, recomputed=recomputed)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -239,24 +244,24 @@ class States(NamedTuple):
     optimizer: int
 
 
-def states(stage: Iterable[Weight], layout: Layout, *, optimizer: str = "adamw", rank: int = 0) -> States:
+def states(stage: Mapping[Weight, int], layout: Layout, *, optimizer: str = "adamw", rank: int = 0) -> States:
     """Returns the bytes of float32 weights, of their gradients and of the optimizer's states in one process.
 
     Gradients are those that are kept from one micro-batch to the next: whole under zero 1, shards otherwise.
 
     Args:
-        stage: parameters of this process's stages, whole.
+        stage: parameters of this process's stages, whole, and how many there are of each, as `alike` counts them.
         layout: degrees.
         optimizer: a name out of `OPTIMIZERS`.
         rank: of the process among those that weights are sharded over.
     """
     numbers, scalar = OPTIMIZERS[optimizer]
     total = [0, 0, 0]
-    for weight in stage:
+    for weight, times in stage.items():
         own = held(weight, layout, rank)
-        total[0] += own.padded * FLOAT
-        total[1] += (local(weight, layout).numel if layout.zero == 1 else own.padded) * FLOAT
-        total[2] += (numbers * own.numel + scalar) * FLOAT
+        total[0] += own.padded * FLOAT * times
+        total[1] += (local(weight, layout).numel if layout.zero == 1 else own.padded) * FLOAT * times
+        total[2] += (numbers * own.numel + scalar) * FLOAT * times
     return States(*total)
 
 
@@ -274,10 +279,15 @@ def blocks_of(num_layers: int, layout: Layout, rank: int) -> dict[int, range]:
     """
     if layout.pp == 1:
         return {0: range(num_layers)}
+    return _blocks_of(num_layers, layout.pipeline, rank)
+
+
+@cache
+def _blocks_of(num_layers: int, layout: Layout, rank: int) -> dict[int, range]:
     from anemone.parallel.pipeline import share_layers, stage_numbers
 
     counts = share_layers(num_layers, layout.stages)
-    numbers = stage_numbers(layout.schedule, rank, layout.pp, layout.stages_per_rank)
+    numbers = stage_numbers(layout.schedule, rank, layout.pp, stages_per_rank=layout.stages_per_rank)
     return {number: range(sum(counts[:number]), sum(counts[: number + 1])) for number in numbers}
 
 
@@ -286,3 +296,14 @@ def rank_weights(decoder: Decoder, layout: Layout, rank: int) -> list[Weight]:
     last = layout.stages - 1
     held_here = blocks_of(decoder.num_layers, layout, rank)
     return [w for n, layers in held_here.items() for w in weights(decoder, layers, first=n == 0, last=n == last)]
+
+
+def alike(stage: Iterable[Weight]) -> Counter[Weight]:
+    """Counts parameters that differ in nothing but their names."""
+    return Counter(weight._replace(name="") for weight in stage)
+
+
+@cache
+def rank_alike(decoder: Decoder, layout: Layout, rank: int) -> Counter[Weight]:
+    """`alike` of `rank_weights`, where of the layout only the pipeline counts: ask with `Layout.pipeline`."""
+    return alike(rank_weights(decoder, layout, rank))

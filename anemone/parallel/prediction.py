@@ -7,7 +7,7 @@ from anemone.parallel import costs
 from anemone.parallel.activations import BYTES, block, ends, in_flight, tokens
 from anemone.parallel.costs import Pass
 from anemone.parallel.hardware import GIB, GPU
-from anemone.parallel.memory import FLOAT, Decoder, Layout, Weight, blocks_of, local, rank_weights, states
+from anemone.parallel.memory import FLOAT, Decoder, Layout, blocks_of, rank_alike, states
 from anemone.parallel.traffic import Step, Traffic, groups, link, traffic
 
 RESERVED = int(2.5 * GIB)
@@ -101,34 +101,34 @@ def memory_of(job: Job, layout: Layout, rank: int) -> dict[str, int]:
         rank: of the process along ``pp``; along the other axes it is the first, which holds the most.
     """
     decoder = job.decoder
-    stage = rank_weights(decoder, layout, rank)
-    exact = states(stage, layout, optimizer=job.optimizer)
+    exact = states(rank_alike(decoder, layout.pipeline, rank), layout, optimizer=job.optimizer)
     return {
         "weights": exact.weights,
         "gradients": exact.gradients,
         "optimizer": exact.optimizer,
-        "gathered": _gathered(stage, layout),
+        "gathered": gathered(job.step(layout, rank)),
         "activations": activations_of(job, layout, rank),
         "reserved": RESERVED,
     }
 
 
-def _gathered(stage: list[Weight], layout: Layout) -> int:
-    """Weights that stand whole while they are used, their gradients, and the messages both travel in."""
-    size = BYTES[layout.precision]
+def gathered(step: Step) -> int:
+    """Returns the bytes of weights that stand whole while they are used, and of what travels beside them.
+
+    Under zero 3 these are a block, those that are gathered ahead, and what is never sharded within a step. The largest
+    group has beside it the message it came in, its gradients, and the message these leave in.
+    """
+    layout, size = step.layout, BYTES[step.layout.precision]
     if layout.sharded == 1 and size == FLOAT:
         return 0  # the masters themselves are used
-    blocks: dict[str, int] = {}
-    for weight in stage:
-        head, _, rest = weight.name.partition(".")
-        name = f"layers.{rest.partition('.')[0]}" if head == "layers" else "ends"
-        blocks[name] = blocks.get(name, 0) + local(weight, layout).numel
-    others = blocks.pop("ends", 0)
-    largest = max(blocks.values(), default=0)
-    all_of_them = sum(blocks.values())
-    standing = min(all_of_them, (1 + layout.prefetch) * largest) if layout.zero == 3 else all_of_them
-    message = max(largest, others) * (size + layout.summed) if layout.sharded > 1 else 0
-    return (standing + others) * size + max(largest, others) * size + message
+    every = groups(step)
+    always = sum(group.number * group.numel for group in every if layout.zero < 3 or not group.again)
+    messages = size + layout.summed if layout.sharded > 1 else 0
+    peaks = [0]
+    for group in every:
+        ahead = min(layout.prefetch, max(0, group.number - 1)) if layout.zero == 3 and group.again else -1
+        peaks.append(group.numel * ((1 + ahead) * size + size + messages))
+    return always * size + max(peaks)
 
 
 def activations_of(job: Job, layout: Layout, rank: int) -> int:
@@ -136,14 +136,15 @@ def activations_of(job: Job, layout: Layout, rank: int) -> int:
     decoder, n = job.decoder, tokens(layout, job.sequence_len, job.micro_batch)
     stages = blocks_of(decoder.num_layers, layout, rank)
     number = sum(map(len, stages.values()))
-    chosen = block(decoder, layout, n, layout.recompute)
-    plain = block(decoder, layout, n, "none").kept
+    chosen = block(decoder, layout, n, mode=layout.recompute)
+    plain = block(decoder, layout, n, mode="none").kept
     redone = round(layout.recomputed * number) if layout.recompute != "none" else 0
     chunks = layout.stages_per_rank
     batches = in_flight(layout.schedule, layout.pp, rank, chunks=chunks, micro_batches=job.micro_batches)
     passed = n.s * decoder.d_model * BYTES[layout.precision] * len(stages) if layout.pp > 1 else 0
     kept = batches * (chosen.kept * redone + plain * (number - redone) + passed)
-    return round(kept) + (chosen.again if redone else 0) + ends(decoder, layout, n, last=layout.stages - 1 in stages)
+    beside = ends(decoder, layout, n, first=0 in stages, last=layout.stages - 1 in stages)
+    return round(kept) + (chosen.again if redone else 0) + beside
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def step_time(job: Job, layout: Layout, gpu: GPU) -> dict[str, float]:
     m, step = job.micro_batches, job.step(layout, 0)
     one = block_pass(step, job.sequence_len, gpu)
     both = _communicated(step, gpu, one, job.sequence_len)
-    head = costs.head_time(job.decoder, layout, step.n, gpu)
+    head = costs.head_time(job.decoder, layout, step.n, gpu=gpu)
     last = [layout.stages - 1 in blocks_of(job.decoder.num_layers, layout, rank) for rank in range(layout.pp)]
     blocks = [_blocks(job, layout, rank) for rank in range(layout.pp)]
     passes = [both.times(number, head if end else None) for number, end in zip(blocks, last, strict=True)]
@@ -163,7 +164,7 @@ def step_time(job: Job, layout: Layout, gpu: GPU) -> dict[str, float]:
     busy = m * sum(passes[slowest])
     idle = bubble(layout, [sum(time) for time in passes], passes[slowest])
     rest = once(job.step(layout, slowest), gpu, passes[slowest])
-    numbers = states(rank_weights(job.decoder, layout, slowest), layout, optimizer=job.optimizer)
+    numbers = states(rank_alike(job.decoder, layout.pipeline, slowest), layout, optimizer=job.optimizer)
     update = (5 * numbers.optimizer / 2 + 2 * numbers.weights) / (gpu.bandwidth * costs.MEMORY_SHARE)
     return {"compute": alone, "communication": busy - alone + rest, "bubble": idle, "optimizer": update}
 
@@ -188,7 +189,7 @@ def overlapped(work: float, transfer: float) -> float:
 def block_pass(step: Step, sequence_len: int, gpu: GPU) -> Pass:
     """Returns the seconds of one block and one micro-batch, with recomputation, without communication."""
     layout = step.layout
-    one = costs.block_time(step.decoder, layout, step.n, sequence_len, gpu)
+    one = costs.block_time(step.decoder, layout, step.n, sequence_len=sequence_len, gpu=gpu)
     if layout.recompute == "none":
         return one
     again = one.forward
@@ -196,14 +197,14 @@ def block_pass(step: Step, sequence_len: int, gpu: GPU) -> Pass:
         again = costs.trips(step.decoder, layout, step.n) / (gpu.bandwidth * costs.MEMORY_SHARE)
     if layout.recompute == "alternate":
         products = costs.block_products(step.decoder, layout, step.n)
-        again += costs.products_time(products, layout, gpu, costs.number_of(layout.precision)) / 2
+        again += costs.products_time(products, layout, gpu, number=costs.number_of(layout.precision)) / 2
     return Pass(one.forward, one.backward + layout.recomputed * again)
 
 
 def _communicated(step: Step, gpu: GPU, time: Pass, sequence_len: int) -> Pass:
     """A block's pass with what cannot hide behind its work: one block, one micro-batch."""
     decoder, layout = step.decoder, step.layout
-    one = step._replace(decoder=replace(decoder, num_layers=1), layout=layout.over(pp=1), micro_batches=1, rank=0)
+    one = step._replace(decoder=replace(decoder, num_layers=1), layout=replace(layout, pp=1), micro_batches=1, rank=0)
     exposed = {"tp": 0.0, "cp": 0.0, "ep": 0.0}
     for row in traffic(one, gpu):
         if row.axis in exposed:
@@ -211,7 +212,7 @@ def _communicated(step: Step, gpu: GPU, time: Pass, sequence_len: int) -> Pass:
     if layout.async_tp:
         exposed["tp"] *= costs.ASYNC_TP
     if layout.cp_method == "ring":
-        flops = costs.attention_operations(decoder, layout, step.n, sequence_len)
+        flops = costs.attention_operations(decoder, layout, step.n, sequence_len=sequence_len)
         hidden = 3.5 * flops * (layout.cp - 1) / layout.cp / gpu.attending(layout.kernels)[0]
         exposed["cp"] = max(0.0, exposed["cp"] - hidden)
     again = layout.recomputed if layout.recompute != "none" else 0.0
@@ -221,7 +222,7 @@ def _communicated(step: Step, gpu: GPU, time: Pass, sequence_len: int) -> Pass:
         return Pass(forward, backward)
     gather = reduce = 0.0
     for group in groups(one):
-        if group.again and len(group.parts) > 1:  # a block, not an end
+        if len(group.parts) > 1:  # a block, not an end
             on = link(layout, "efsdp" if group.expert else "fsdp", gpu)
             moved = group.whole(on.members) * (on.members - 1) / on.members
             gather += on.seconds(1, moved * BYTES[layout.precision])

@@ -17,10 +17,25 @@ LLAMA3, LLAMA2 = 128_256, 32_000
 
 
 def _decoder(
-    d_model: int, num_layers: int, num_heads: int, kv: int, d_ff: int, vocab_size: int, **more: Any
+    d_model: int,
+    num_layers: int,
+    num_heads: int,
+    kv: int,
+    d_ff: int,
+    vocab_size: int,
+    experts: tuple[int, int] = (0, 1),
 ) -> Decoder:
-    numbers = {"d_model": d_model, "num_layers": num_layers, "num_heads": num_heads, "num_kv_heads": kv, "d_ff": d_ff}
-    return Decoder(**{**numbers, "d_head": 128, "vocab_size": vocab_size, **more})
+    return Decoder(
+        d_model=d_model,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=kv,
+        d_head=128,
+        d_ff=d_ff,
+        vocab_size=vocab_size,
+        num_experts=experts[0],
+        num_experts_per_token=experts[1],
+    )
 
 
 DECODERS = {
@@ -31,8 +46,8 @@ DECODERS = {
     "llama3_8b": _decoder(4096, 32, 32, 8, 14_336, LLAMA3),
     "llama3_70b": _decoder(8192, 80, 64, 8, 28_672, LLAMA3),
     "llama3_405b": _decoder(16_384, 126, 128, 8, 53_248, LLAMA3),
-    "qwen3_30b_a3b": _decoder(2048, 48, 32, 4, 768, 151_936, num_experts=128, num_experts_per_token=8),
-    "qwen3_235b_a22b": _decoder(4096, 94, 64, 4, 1536, 151_936, num_experts=128, num_experts_per_token=8),
+    "qwen3_30b_a3b": _decoder(2048, 48, 32, 4, 768, 151_936, (128, 8)),
+    "qwen3_235b_a22b": _decoder(4096, 94, 64, 4, 1536, 151_936, (128, 8)),
 }
 
 
@@ -89,39 +104,51 @@ SOURCES = {
 """Short name of a source -> where it is."""
 
 
-def _titan(**choices: Any) -> Layout:
-    return Layout(**{"compile": True, "recompute": "alternate", **choices})
+TITAN_LAYOUT = Layout(compile=True, recompute="alternate")
+IBM_LAYOUT = Layout(compile=True, summed=2)  # FSDP1 with its policy `bfSixteen`: gradients are summed in bf16, too
+BRIDGE_LAYOUT = Layout(compile=True, precision="fp8", zero=1, async_tp=True, kernels="te")
+"""Megatron-Core: weights whole, optimizer sharded, fused kernels, tensor-parallel transfers overlapped."""
 
 
-def _bridge(**choices: Any) -> Layout:
-    """Megatron-Core: weights whole, optimizer sharded, fused kernels, tensor-parallel transfers overlapped."""
-    return Layout(**{"compile": True, "precision": "fp8", "zero": 1, "async_tp": True, "kernels": "te", **choices})
-
-
-def _ibm(**choices: Any) -> Layout:
-    """FSDP1 with its policy `bfSixteen`: gradients are summed in bf16, too."""
-    return Layout(**{"compile": True, "summed": 2, **choices})
-
-
-def _interleaved(ranks: int, chunks: int, **choices: Any) -> dict[str, Any]:
-    return {"pp": ranks, "schedule": "interleaved_1f1b", "stages_per_rank": chunks, **choices}
+def _interleaved(ranks: int, chunks: int) -> dict[str, Any]:
+    return {"pp": ranks, "schedule": "interleaved_1f1b", "stages_per_rank": chunks}
 
 
 GRAND_TETON = "h100-96gb-500w"
 RUNS = (
     # source, model, GPU, layout, sequence, micro-batch, micro-batches, tokens a second of a GPU
-    Run(TITAN, "llama3_8b", GRAND_TETON, _titan(dp_shard=8, compile=False), 8192, 2, 1, 5762, calibrated=True),
-    Run(TITAN, "llama3_8b", GRAND_TETON, _titan(dp_shard=8), 8192, 2, 1, 6667, calibrated=True),
-    Run(TITAN, "llama3_8b", GRAND_TETON, _titan(dp_shard=8, precision="fp8"), 8192, 2, 1, 8532, calibrated=True),
-    Run(TITAN, "llama3_8b", GRAND_TETON, _titan(dp_shard=128, compile=False), 8192, 2, 1, 5605),
-    Run(TITAN, "llama3_8b", GRAND_TETON, _titan(dp_shard=128), 8192, 2, 1, 6514),
-    Run(TITAN, "llama3_8b", GRAND_TETON, _titan(dp_shard=128, precision="fp8"), 8192, 2, 1, 8380),
+    Run(
+        TITAN,
+        "llama3_8b",
+        GRAND_TETON,
+        replace(TITAN_LAYOUT, dp_shard=8, compile=False),
+        8192,
+        2,
+        1,
+        5762,
+        calibrated=True,
+    ),
+    Run(TITAN, "llama3_8b", GRAND_TETON, replace(TITAN_LAYOUT, dp_shard=8), 8192, 2, 1, 6667, calibrated=True),
+    Run(
+        TITAN,
+        "llama3_8b",
+        GRAND_TETON,
+        replace(TITAN_LAYOUT, dp_shard=8, precision="fp8"),
+        8192,
+        2,
+        1,
+        8532,
+        calibrated=True,
+    ),
+    Run(TITAN, "llama3_8b", GRAND_TETON, replace(TITAN_LAYOUT, dp_shard=128, compile=False), 8192, 2, 1, 5605),
+    Run(TITAN, "llama3_8b", GRAND_TETON, replace(TITAN_LAYOUT, dp_shard=128), 8192, 2, 1, 6514),
+    Run(TITAN, "llama3_8b", GRAND_TETON, replace(TITAN_LAYOUT, dp_shard=128, precision="fp8"), 8192, 2, 1, 8380),
     *(
         Run(
             TITAN,
             "llama3_8b",
             GRAND_TETON,
-            _titan(dp_shard=8 // cp, cp=cp, cp_method="gather", precision="fp8", recompute="full"),
+            replace(TITAN_LAYOUT, dp_shard=8 // cp, cp=cp, cp_method="gather", precision="fp8", recompute="full"),
             32_768 * cp,
             1,
             1,
@@ -134,7 +161,7 @@ RUNS = (
             TITAN,
             "llama3_70b",
             GRAND_TETON,
-            _titan(dp_shard=32, tp=8, precision="fp8", recompute="full", async_tp=overlap),
+            replace(TITAN_LAYOUT, dp_shard=32, tp=8, precision="fp8", recompute="full", async_tp=overlap),
             8192,
             16,
             1,
@@ -146,7 +173,7 @@ RUNS = (
         TITAN,
         "llama3_405b",
         GRAND_TETON,
-        _titan(dp_shard=8, tp=8, pp=8, zero=2, precision="fp8", recompute="full", async_tp=True),
+        replace(TITAN_LAYOUT, dp_shard=8, tp=8, pp=8, zero=2, precision="fp8", recompute="full", async_tp=True),
         8192,
         4,
         8,
@@ -156,7 +183,16 @@ RUNS = (
         TITAN,
         "llama3_405b",
         GRAND_TETON,
-        _titan(dp_shard=8, tp=8, zero=2, precision="fp8", recompute="full", async_tp=True, **_interleaved(8, 2)),
+        replace(
+            TITAN_LAYOUT,
+            dp_shard=8,
+            tp=8,
+            zero=2,
+            precision="fp8",
+            recompute="full",
+            async_tp=True,
+            **_interleaved(8, 2),
+        ),
         8192,
         4,
         8,
@@ -167,7 +203,8 @@ RUNS = (
             TITAN,
             "llama3_405b",
             GRAND_TETON,
-            _titan(
+            replace(
+                TITAN_LAYOUT,
                 dp_shard=8 // cp,
                 cp=cp,
                 cp_method="gather",
@@ -189,7 +226,7 @@ RUNS = (
         TITAN_TP,
         "llama3_70b",
         GRAND_TETON,
-        _titan(dp_shard=32, tp=8, recompute="full"),
+        replace(TITAN_LAYOUT, dp_shard=32, tp=8, recompute="full"),
         8192,
         16,
         1,
@@ -200,7 +237,7 @@ RUNS = (
         TITAN_TP,
         "llama3_70b",
         GRAND_TETON,
-        _titan(dp_shard=32, tp=8, recompute="full", async_tp=True),
+        replace(TITAN_LAYOUT, dp_shard=32, tp=8, recompute="full", async_tp=True),
         8192,
         16,
         1,
@@ -211,7 +248,7 @@ RUNS = (
         TITAN_TP,
         "llama3_70b",
         GRAND_TETON,
-        _titan(dp_shard=32, tp=8, recompute="full", precision="fp8"),
+        replace(TITAN_LAYOUT, dp_shard=32, tp=8, recompute="full", precision="fp8"),
         8192,
         16,
         1,
@@ -221,7 +258,7 @@ RUNS = (
         TITAN_TP,
         "llama3_70b",
         GRAND_TETON,
-        _titan(dp_shard=32, tp=8, recompute="full", precision="fp8", async_tp=True),
+        replace(TITAN_LAYOUT, dp_shard=32, tp=8, recompute="full", precision="fp8", async_tp=True),
         8192,
         16,
         1,
@@ -232,7 +269,7 @@ RUNS = (
             TITAN_TP,
             "llama3_8b",
             GRAND_TETON,
-            _titan(dp_shard=8, tp=8, precision=precision, async_tp=overlap),
+            replace(TITAN_LAYOUT, dp_shard=8, tp=8, precision=precision, async_tp=overlap),
             8192,
             12,
             1,
@@ -246,14 +283,23 @@ RUNS = (
         )
     ),
     *(
-        Run(TITAN_H200, "llama3_8b", "h200-141gb", _titan(dp_shard=gpus, precision="fp8"), 8192, 2, 1, rate)
+        Run(
+            TITAN_H200,
+            "llama3_8b",
+            "h200-141gb",
+            replace(TITAN_LAYOUT, dp_shard=gpus, precision="fp8"),
+            8192,
+            2,
+            1,
+            rate,
+        )
         for gpus, rate in ((32, 10_938), (64, 10_753))
     ),
     Run(
         IBM,
         "llama2_7b",
         "a100-80gb",
-        _ibm(dp_replicate=16, dp_shard=8),
+        replace(IBM_LAYOUT, dp_replicate=16, dp_shard=8),
         4096,
         2,
         1,
@@ -266,7 +312,7 @@ RUNS = (
             IBM,
             model,
             "a100-80gb",
-            _ibm(dp_shard=128, recompute="full", recomputed=share),
+            replace(IBM_LAYOUT, dp_shard=128, recompute="full", recomputed=share),
             4096,
             2,
             1,
@@ -279,7 +325,7 @@ RUNS = (
         IBM,
         "llama2_7b",
         "h100-80gb",
-        _ibm(dp_replicate=12, dp_shard=8),
+        replace(IBM_LAYOUT, dp_replicate=12, dp_shard=8),
         4096,
         2,
         1,
@@ -292,7 +338,7 @@ RUNS = (
             IBM,
             model,
             "h100-80gb",
-            _ibm(dp_shard=96, recompute="full", recomputed=share),
+            replace(IBM_LAYOUT, dp_shard=96, recompute="full", recomputed=share),
             4096,
             2,
             1,
@@ -345,7 +391,7 @@ RUNS = (
         BRIDGE,
         "llama3_8b",
         "h100-80gb",
-        _bridge(dp_shard=8, zero=3, recompute="full", recomputed=5 / 32),
+        replace(BRIDGE_LAYOUT, dp_shard=8, zero=3, recompute="full", recomputed=5 / 32),
         8192,
         1,
         16,
@@ -353,7 +399,16 @@ RUNS = (
         calibrated=True,
     ),
     *(
-        Run(BRIDGE, "llama3_70b", "h100-80gb", _bridge(dp_shard=2, tp=4, **_interleaved(8, 5)), 8192, 1, batches, rate)
+        Run(
+            BRIDGE,
+            "llama3_70b",
+            "h100-80gb",
+            replace(BRIDGE_LAYOUT, dp_shard=2, tp=4, **_interleaved(8, 5)),
+            8192,
+            1,
+            batches,
+            rate,
+        )
         for batches, rate in ((64, 1602), (128, 1633))
     ),
     *(
@@ -361,7 +416,7 @@ RUNS = (
             BRIDGE,
             "llama3_405b",
             "h100-80gb",
-            _bridge(dp_shard=8, tp=8, cp=2, cp_method="ring", **_interleaved(8, 8)),
+            replace(BRIDGE_LAYOUT, dp_shard=8, tp=8, cp=2, cp_method="ring", **_interleaved(8, 8)),
             8192,
             1,
             batches,
@@ -369,20 +424,47 @@ RUNS = (
         )
         for batches, rate in ((64, 292), (192, 311))
     ),
-    Run(BRIDGE, "llama3_8b", "b200-180gb", _bridge(dp_shard=8), 8192, 2, 8, 30_624, calibrated=True),
-    Run(BRIDGE, "llama3_405b", "b200-180gb", _bridge(dp_shard=2, tp=4, cp=2, **_interleaved(8, 8)), 8192, 1, 32, 661),
-    Run(BRIDGE, "llama3_8b", "gb200-186gb", _bridge(dp_shard=8), 8192, 2, 8, 31_508),
-    Run(BRIDGE, "llama3_70b", "gb200-186gb", _bridge(dp_shard=64, zero=3), 8192, 2, 2, 4312),
-    Run(BRIDGE, "llama3_405b", "gb200-186gb", _bridge(dp_shard=4, tp=4, **_interleaved(16, 4)), 8192, 1, 384, 813),
-    Run(BRIDGE, "llama3_8b", "gb300-288gb", _bridge(dp_shard=8), 8192, 2, 8, 37_556, calibrated=True),
-    Run(BRIDGE, "llama3_70b", "gb300-288gb", _bridge(dp_shard=64, zero=3), 8192, 2, 2, 4520),
-    Run(BRIDGE, "llama3_405b", "gb300-288gb", _bridge(dp_shard=8, tp=2, cp=2, **_interleaved(8, 4)), 8192, 1, 192, 999),
-    Run(BRIDGE, "qwen3_30b_a3b", "h100-80gb", _bridge(dp_shard=16, ep=16), 4096, 1, 64, 8901),
+    Run(BRIDGE, "llama3_8b", "b200-180gb", replace(BRIDGE_LAYOUT, dp_shard=8), 8192, 2, 8, 30_624, calibrated=True),
+    Run(
+        BRIDGE,
+        "llama3_405b",
+        "b200-180gb",
+        replace(BRIDGE_LAYOUT, dp_shard=2, tp=4, cp=2, **_interleaved(8, 8)),
+        8192,
+        1,
+        32,
+        661,
+    ),
+    Run(BRIDGE, "llama3_8b", "gb200-186gb", replace(BRIDGE_LAYOUT, dp_shard=8), 8192, 2, 8, 31_508),
+    Run(BRIDGE, "llama3_70b", "gb200-186gb", replace(BRIDGE_LAYOUT, dp_shard=64, zero=3), 8192, 2, 2, 4312),
+    Run(
+        BRIDGE,
+        "llama3_405b",
+        "gb200-186gb",
+        replace(BRIDGE_LAYOUT, dp_shard=4, tp=4, **_interleaved(16, 4)),
+        8192,
+        1,
+        384,
+        813,
+    ),
+    Run(BRIDGE, "llama3_8b", "gb300-288gb", replace(BRIDGE_LAYOUT, dp_shard=8), 8192, 2, 8, 37_556, calibrated=True),
+    Run(BRIDGE, "llama3_70b", "gb300-288gb", replace(BRIDGE_LAYOUT, dp_shard=64, zero=3), 8192, 2, 2, 4520),
+    Run(
+        BRIDGE,
+        "llama3_405b",
+        "gb300-288gb",
+        replace(BRIDGE_LAYOUT, dp_shard=8, tp=2, cp=2, **_interleaved(8, 4)),
+        8192,
+        1,
+        192,
+        999,
+    ),
+    Run(BRIDGE, "qwen3_30b_a3b", "h100-80gb", replace(BRIDGE_LAYOUT, dp_shard=16, ep=16), 4096, 1, 64, 8901),
     Run(
         BRIDGE,
         "qwen3_235b_a22b",
         "h100-80gb",
-        _bridge(dp_shard=16, tp=2, ep=16, **_interleaved(8, 4)),
+        replace(BRIDGE_LAYOUT, dp_shard=16, tp=2, ep=16, **_interleaved(8, 4)),
         4096,
         1,
         512,
@@ -392,7 +474,7 @@ RUNS = (
         BRIDGE,
         "qwen3_235b_a22b",
         "gb300-288gb",
-        _bridge(dp_shard=64, ep=16, precision="bf16-true", **_interleaved(4, 12)),
+        replace(BRIDGE_LAYOUT, dp_shard=64, ep=16, precision="bf16-true", **_interleaved(4, 12)),
         4096,
         2,
         64,

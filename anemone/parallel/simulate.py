@@ -159,7 +159,7 @@ def simulate(
     with torch.device("meta"):
         network = build()
     parallel = parallelize(network, mesh, short=short)
-    fake = FakeTensorMode(allow_non_fake_inputs=True)  # type: ignore[no-untyped-call]
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         network._apply(lambda t: torch.empty_like(t, device="cpu"))  # type: ignore[no-untyped-call]
         ids = torch.zeros(tokens, dtype=torch.int64)

@@ -4,12 +4,13 @@ Counts and bytes are those that the code of `anemone.parallel` issues; `tests/pa
 """
 
 import math
-from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 from anemone.parallel.activations import BYTES, Tokens
 from anemone.parallel.hardware import GPU, LATENCY, LINK_SHARE
-from anemone.parallel.memory import FLOAT, Decoder, Layout, Weight, blocks_of, held, local, weights
+from anemone.parallel.memory import FLOAT, Decoder, Layout, Weight, block_weights, blocks_of, local, weights
 
 BUCKET_BYTES = 25 * 2**20
 """Size of a message of gradients that are not sharded; see `anemone.parallel.gradients`."""
@@ -149,59 +150,76 @@ def traffic(step: Step, gpu: GPU) -> list[Traffic]:
 
 
 class Group(NamedTuple):
-    """Weights that travel together."""
+    """Weights that travel together; blocks are alike."""
 
-    parts: list[Weight]
+    parts: tuple[Weight, ...]
     """As they stand in one process while they are used."""
 
     expert: bool
     again: bool
     """Whether they are sharded again after a forward, under zero 3."""
 
+    number: int
+    """How many groups there are like this."""
+
+    @property
+    def numel(self) -> int:
+        """How many numbers stand in one process while one of them is used."""
+        return sum(part.numel for part in self.parts)
+
     def whole(self, parts: int) -> int:
-        """How many numbers are gathered: every weight's shards are as long as its first."""
-        return sum(held(w, Layout(dp_shard=parts)).padded * parts for w in self.parts)
+        """How many numbers are gathered for one of them: every weight's shards are as long as its first."""
+        return sum(_padded(part.shape, parts) for part in self.parts)
 
 
-def groups(step: Step) -> Iterator[Group]:
-    """Yields the groups that FSDP gathers one by one: blocks, experts that are spread, ends, and the rest.
+@cache
+def _padded(shape: tuple[int, ...], parts: int) -> int:
+    return -(-shape[0] // parts) * parts * math.prod(shape[1:])
 
-    Torch 2.13 lets the first group of a forward prefetch, in the backward of a second micro-batch, what the forward
-    before ended with; nothing uses what is gathered last.
+
+def groups(step: Step) -> list[Group]:
+    """Returns the groups that FSDP gathers one by one: ends, experts that are spread, and blocks."""
+    layout = step.layout
+    return list(
+        _groups(step.decoder, replace(layout.pipeline, tp=layout.tp, dp_shard=layout.ep, ep=layout.ep), step.rank)
+    )
+
+
+@cache
+def _groups(decoder: Decoder, layout: Layout, rank: int) -> tuple[Group, ...]:
+    """The same, where of the layout only tp, ep and the pipeline count.
+
+    Norm and head are needed again at once after their forward, where there is no pipeline. Ends that share weights are
+    one group.
     """
-    decoder, layout = step.decoder, step.layout
-    last = layout.stages - 1
-    for number, layers in step.stages.items():
-        found: dict[str, list[Weight]] = {}
-        for weight in weights(decoder, layers, first=number == 0, last=number == last):
-            head, _, after = weight.name.partition(".")
-            name = f"{head}.{after.partition('.')[0]}" if head == "layers" else head
-            name += ".experts" * (weight.expert and layout.ep > 1)
-            found.setdefault(name, []).append(local(weight, layout))
-        tied = decoder.tie_embeddings and number == 0 == last
-        rest = [name for name in found if "." not in name and (tied or (name == "embedding" and layout.tp > 1))]
-        if rest:
-            yield Group([part for name in rest for part in found.pop(name)], False, False)
-        for name, parts in found.items():
-            yield Group(parts, name.endswith(".experts"), True)
+    last, made = layout.stages - 1, []
+    for number, layers in blocks_of(decoder.num_layers, layout, rank).items():
+        ends = [*weights(decoder, (), first=number == 0, last=number == last)]
+        apart = [w for w in block_weights(decoder, "*") if w.expert and layout.ep > 1]
+        together = [w for w in block_weights(decoder, "*") if w not in apart]
+        found = [(apart, True, len(layers)), (together, True, len(layers))]
+        if decoder.tie_embeddings and number == 0 == last:
+            found.append((ends, False, 1))
+        else:
+            found += [([w], w.name == "embedding.weight" or layout.pp > 1, 1) for w in ends]
+        for parts, again, times in found:
+            if parts and times:
+                made.append(Group(tuple(local(w, layout) for w in parts), parts is apart, again, times))
+    return tuple(made)
 
 
 def _sharding(step: Step, rows: _Rows) -> None:
     """Weights are gathered and gradients summed over fsdp, group by group."""
-    layout = step.layout
+    layout, every = step.layout, groups(step)
+    sums = 1 if layout.zero == 1 else step.micro_batches
     for expert in (False, True):
-        axis = "efsdp" if expert else "fsdp"
-        parts = layout.sharded // (layout.ep if expert else 1)
-        own = [(group.whole(parts), _gathers(step, group)) for group in groups(step) if group.expert == expert]
-        if own and not expert and layout.pp == 1 and step.micro_batches > 1 and next(groups(step)).again:
-            own.append((own[-1][0], 1))  # for nothing: see `groups`
-        size = BYTES[layout.precision]
-        calls, payload = sum(turns for _, turns in own), sum(turns * whole for whole, turns in own)
-        rows.add("weights", axis, "all_gather", calls=calls, payload=payload * size)
-        sums = 1 if layout.zero == 1 else step.micro_batches
-        wholes = [group.whole(parts) for group in groups(step) if group.expert == expert]
-        payload = sums * sum(wholes) * layout.summed
-        rows.add("gradients", axis, "reduce_scatter", calls=sums * len(wholes), payload=payload)
+        axis, parts = ("efsdp", layout.sharded // layout.ep) if expert else ("fsdp", layout.sharded)
+        own = [group for group in every if group.expert == expert]
+        gathers = [(group.number * _gathers(step, group), group.whole(parts)) for group in own]
+        payload = sum(turns * whole for turns, whole in gathers) * BYTES[layout.precision]
+        rows.add("weights", axis, "all_gather", calls=sum(turns for turns, _ in gathers), payload=payload)
+        summed = sums * sum(group.number * group.whole(parts) for group in own) * layout.summed
+        rows.add("gradients", axis, "reduce_scatter", calls=sums * sum(g.number for g in own), payload=summed)
 
 
 def _gathers(step: Step, group: Group) -> int:
@@ -217,15 +235,16 @@ def _gathers(step: Step, group: Group) -> int:
 
 def _copies(step: Step, rows: _Rows) -> None:
     """Gradients are summed over copies of the weights: shards group by group, whole ones in buckets."""
-    layout = step.layout
+    layout, every = step.layout, groups(step)
     if layout.sharded > 1 or BYTES[layout.precision] < FLOAT:
-        own = list(groups(step))
-        shards = sum(group.whole(layout.sharded // (layout.ep if group.expert else 1)) for group in own)
-        payload = shards / layout.sharded * layout.summed
-        rows.add("gradients", "dp_replicate", "all_reduce", calls=len(own), payload=payload)
+        payload = 0
+        for group in every:
+            parts = layout.sharded // (layout.ep if group.expert else 1)
+            payload += group.number * group.whole(parts) // parts * layout.summed
+        rows.add("gradients", "dp_replicate", "all_reduce", calls=sum(g.number for g in every), payload=payload)
         return
-    sizes = [part.numel * FLOAT for group in groups(step) for part in group.parts]
-    rows.add("gradients", "dp_replicate", "all_reduce", calls=math.ceil(sum(sizes) / BUCKET_BYTES), payload=sum(sizes))
+    size = sum(group.number * group.numel for group in every) * FLOAT
+    rows.add("gradients", "dp_replicate", "all_reduce", calls=math.ceil(size / BUCKET_BYTES), payload=size)
 
 
 # --- states -----------------------------------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ from torch.distributed.fsdp import FSDPModule
 from anemone.losses.token_cross_entropy import token_cross_entropy
 from anemone.models.text.llama import LlamaConfig
 from anemone.parallel.activations import tokens
+from anemone.parallel.apply import parallelize
 from anemone.parallel.gradients import local
 from anemone.parallel.hardware import GPUS
 from anemone.parallel.memory import Decoder, Layout, States
-from anemone.parallel.mesh import ParallelConfig
-from anemone.parallel.simulate import pretending, simulate
+from anemone.parallel.mesh import Mesh, ParallelConfig
+from anemone.parallel.simulate import Recorder, pretending, simulate
 from anemone.parallel.traffic import Step, traffic
 from anemone.testing import run_ranks
 from anemone.training.optim import AdamWConfig
@@ -25,10 +26,9 @@ Table = dict[tuple[str, str], tuple[int, int]]
 VOCAB, ROWS, LENGTH = 256, 2, 64
 NUMBERS: dict[str, Any] = {"size": "custom", "d_model": 64, "num_heads": 4, "num_kv_heads": 2, "d_ff": 176}
 SHAPES = {
-    "dense": LlamaConfig(**NUMBERS, num_layers=4),
-    "deep": LlamaConfig(**NUMBERS, num_layers=8),
-    "tied": LlamaConfig(**NUMBERS, num_layers=4, tie_embeddings=True),
-    "experts": LlamaConfig(**NUMBERS, num_layers=4, num_experts=4),
+    "dense": LlamaConfig(**NUMBERS, num_layers=2),
+    "tied": LlamaConfig(**NUMBERS, num_layers=2, tie_embeddings=True),
+    "experts": LlamaConfig(**NUMBERS, num_layers=2, num_experts=4),
     "405b": LlamaConfig(size="405b"),
 }
 
@@ -38,9 +38,9 @@ def decoder(shape: str) -> Decoder:
     return Decoder.of(SHAPES[shape].shape, sizes(shape)[0])
 
 
-def layout_of(changes: dict[str, Any], world: int, **more: Any) -> Layout:
+def layout_of(changes: dict[str, Any], world: int, *, precision: str = "bf16-true") -> Layout:
     """The planner's layout of settings of `parallel`."""
-    return Layout.of(ParallelConfig(**changes).resolve(world), **more)
+    return Layout.of(ParallelConfig(**changes).resolve(world), precision=precision)
 
 
 def loss(logits: Any, targets: Tensor) -> Tensor:
@@ -130,3 +130,20 @@ def planned_traffic(
 def sizes(shape: str) -> tuple[int, tuple[int, int]]:
     """Vocabulary; sequences of a micro-batch and their length."""
     return (128_256, (1, 8192)) if shape == "405b" else (VOCAB, (ROWS, LENGTH))
+
+
+def expert_traffic(changes: dict[str, Any], world: int) -> Table:
+    """What the first of real ranks issues in a step of a mixture of experts."""
+    return run_ranks(world, _expert_traffic, changes)[0]
+
+
+def _expert_traffic(_: int, changes: dict[str, Any]) -> Table:
+    mesh = Mesh(ParallelConfig(**changes), "cpu")
+    network = SHAPES["experts"].build(VOCAB)
+    parallel = parallelize(network, mesh, short=torch.bfloat16)
+    ids = torch.randint(VOCAB, (ROWS, LENGTH))
+    with Recorder(mesh) as recorder:
+        parallel.begin(True)
+        loss(parallel.network(ids, torch.arange(LENGTH).expand(ROWS, LENGTH)), ids).backward()
+        parallel.reduce()
+    return recorder.table()
