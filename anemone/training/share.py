@@ -136,7 +136,7 @@ def _alike(batches: Iterable[MicroBatch], task: Task, *, at_once: int) -> Iterat
 
 
 def _under(precision: Precision, device: torch.device, forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **inputs: Any) -> Any:
+    def run(*args: Tensor, **inputs: Tensor) -> Any:
         with precision.autocast(device):
             return forward(*args, **inputs)
 
