@@ -19,6 +19,7 @@ from anemone.parallel import pipeline
 from anemone.parallel.fp8 import Recipe
 from anemone.parallel.gradients import BucketedSum, local, sum_partial, total_norm
 from anemone.parallel.mesh import Mesh, ParallelConfig
+from anemone.parallel.norms import widen_batch_norms
 from anemone.parallel.plans import Planned, find_plans, matching
 from anemone.parallel.tensor import apply_tensor, check_length
 
@@ -58,6 +59,8 @@ def parallelize(
             number: pipeline.view(network, planned[0].plan, names, first=number == 0, last=number == last)
             for number, names in layers.items()
         }
+    if short is not None:
+        widen_batch_norms(network)
     if config.sharded > 1 or short is not None:
         assert mesh.world is not None, "weights are sharded over a process group, if only of one"
         for stage in stages.values():
