@@ -13,9 +13,13 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "llama, tied": ("llama_tiny", *SMALL, "model.tie_embeddings=true"),
     "llama, documents": ("llama_tiny", *SMALL, "data.pack=true"),
     "mixtral": ("llama_tiny", *SMALL, "model.num_experts=4", "model.balance=0.01"),
-    "quartznet": ("telephone_words_quartznet", "data.plan.batch_size=4", "data.plan.num_buckets=1"),
+    "quartznet": ("telephone_words_quartznet", "data.plan.batch_size=4", "data.plan.num_buckets=1", "run.seed=1"),
 }
-"""Name -> an experiment and settings that make it small."""
+"""Name -> an experiment and settings that make it small.
+
+Of the seeds 0 to 3, QuartzNet has 1: with 0, rounding decides in the fifth step whether a rectifier is open, and the
+gradient norm of that step differs by 2e-5 where gradients of micro-batches are added in another order.
+"""
 
 
 class Row(NamedTuple):
@@ -29,7 +33,7 @@ class Row(NamedTuple):
     @property
     def overrides(self) -> list[str]:
         """Settings of the experiment."""
-        return [s if s.startswith(("data.", "precision=")) else f"parallel.{s}" for s in self.settings.split()]
+        return [s if s.startswith(("data.", "model.", "run.", "precision=")) else f"parallel.{s}" for s in self.settings.split()]
 
 
 def rows(network: str, *settings: str, quick: tuple[str, ...] = ()) -> tuple[Row, ...]:
