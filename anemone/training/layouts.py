@@ -33,7 +33,8 @@ class Row(NamedTuple):
     @property
     def overrides(self) -> list[str]:
         """Settings of the experiment."""
-        return [s if s.startswith(("data.", "model.", "run.", "precision=")) else f"parallel.{s}" for s in self.settings.split()]
+        others = ("data.", "precision=")
+        return [s if s.startswith(others) else f"parallel.{s}" for s in self.settings.split()]
 
 
 def rows(network: str, *settings: str, quick: tuple[str, ...] = ()) -> tuple[Row, ...]:
