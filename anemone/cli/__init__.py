@@ -28,7 +28,7 @@ VERBS = {
     "inspect": "show what a model or an experiment is made of",
     "launch": "print the file that starts a run on a cluster, or submit it",
     "parity": "prove that a layout over processes computes what one process does",
-    "plan": "predict which layouts of an experiment fit on some GPUs, and how fast each would train",
+    "plan": "predict what fits on some GPUs, and how fast it would train",
     "config": "print the settings of an experiment, decoded",
     "data": "prepare a data set",
     "completion": "print a script that makes a shell complete all this",

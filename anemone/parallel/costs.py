@@ -16,13 +16,13 @@ MEMORY_SHARE = 0.8
 CONTENTION = 0.15
 """Share of a hidden transfer that it costs the products it hides behind, as both use the same units and memory."""
 
-ASYNC_TP = 0.38
+ASYNC_TP = 0.4
 """What is left of a tensor-parallel transfer that is overlapped piece by piece with its product."""
 
 LAUNCH = 6e-6
 """Seconds until the next kernel starts, without graphs."""
 
-TRIPS = {True: (8.0, 2.0, 3.0), False: (23.0, 11.5, 7.7)}
+TRIPS = {True: (8.0, 2.0, 3.0), False: (26.0, 13.0, 8.7)}
 """Passes over memory of what lies between the products in a forward, compiled or not: over states of width D, over
 queries and keys, over the width F."""
 
@@ -32,7 +32,7 @@ MERGE = 13.0
 KERNELS = {True: 16, False: 40}
 """Kernels of a block's forward, compiled or not."""
 
-CAST = {"torch": 2.8, "te": 1.4}
+CAST = {"torch": 4.3, "te": 2.15}
 """Bytes that turning a number of a product into fp8 moves, beyond what the product moves; Transformer Engine leaves
 half of it to the kernels before."""
 

@@ -81,7 +81,7 @@ H100 = GPU(
     bandwidth=3.35e12,
     peak=HOPPER,
     reached={"bf16": 0.803, "fp8": 0.709, "tf32": 0.75, "fp32": 0.8},
-    sustained={"torch": 0.73, "te": 1.02},
+    sustained={"torch": 0.725, "te": 1.055},
     attention={"torch": (0.4, 0.33), "te": (0.6, 0.48)},
     fast=450 * GB,
     slow=50 * GB,
@@ -92,13 +92,13 @@ B200 = GPU(
     bandwidth=8.0e12,
     peak=BLACKWELL,
     reached={"bf16": 0.776, "fp8": 0.763, "tf32": 0.7, "fp32": 0.8},
-    sustained={"torch": 0.57, "te": 0.79},
+    sustained={"torch": 0.555, "te": 0.805},
     attention={"torch": (0.2, 0.16), "te": (0.6, 0.45)},
     fast=900 * GB,
     slow=50 * GB,
 )
-GRAND_TETON = {"torch": 0.695, "te": 0.695}
-ULTRA = {"torch": 0.66, "te": 0.92}
+GRAND_TETON = {"torch": 0.72, "te": 0.72}
+ULTRA = {"torch": 0.645, "te": 0.94}
 TABLE = (
     A100,
     replace(A100, name="a100-40gb", memory=int(39.4 * GIB), bandwidth=1.555e12),
