@@ -20,6 +20,9 @@ from anemone.checkpoint.sharded import COMPLETE, FORMAT, INDEX, Group, Piece, pi
 from anemone.checkpoint.tensors import DTYPES, read_safetensors, stand_in
 from anemone.errors import ArchiveError
 
+ENTRIES = {"files": ("bytes", "sha256"), "tensors": ("dtype", "shape", "pieces")}
+"""What each entry of a table must have."""
+
 BLOCK = 1 << 22
 """Bytes hashed at a time."""
 
@@ -36,7 +39,7 @@ class Shards(Mapping[str, Tensor]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files: dict[str, dict[str, Any]] = self._json(COMPLETE)["files"]
+        self.files: dict[str, dict[str, Any]] = self._json(COMPLETE, "files")
         """Size and SHA-256 of each file."""
         for name, entry in self.files.items():
             file = path / name
@@ -44,7 +47,7 @@ class Shards(Mapping[str, Tensor]):
                 raise ArchiveError(f"`{file}` is missing.")
             if file.stat().st_size != entry["bytes"]:
                 raise ArchiveError(f"`{file}` must have {entry['bytes']} bytes, but has {file.stat().st_size} instead.")
-        self.index: dict[str, dict[str, Any]] = self._json(INDEX)["tensors"]
+        self.index: dict[str, dict[str, Any]] = self._json(INDEX, "tensors")
         """Type, shape and pieces of each tensor."""
         self._open: dict[int, dict[str, Tensor]] = {}
 
@@ -137,17 +140,19 @@ class Shards(Mapping[str, Tensor]):
             raise ArchiveError(f"`{self.path / shard_name(number)}` must hold `{name}` as {INDEX} says, but does not.")
         return stored
 
-    def _json(self, name: str) -> dict[str, Any]:
-        """One of the JSON files.
+    def _json(self, name: str, key: str) -> dict[str, Any]:
+        """The table under a key of one of the JSON files.
 
         Raises:
-            ArchiveError: it is missing, or cannot be understood.
+            ArchiveError: it is missing, or lacks some of what its entries must have.
         """
         try:
-            tree: dict[str, Any] = json.loads((self.path / name).read_text("utf-8"))
-            assert isinstance(tree, dict)
-            return tree
-        except (OSError, ValueError, AssertionError) as error:
+            table: dict[str, Any] = json.loads((self.path / name).read_text("utf-8"))[key]
+            for entry in table.values():
+                for word in ENTRIES[key]:
+                    entry[word]
+            return table
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ArchiveError(f"`{self.path}` is not a complete checkpoint: `{name}` cannot be read.") from error
 
 

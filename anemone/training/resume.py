@@ -79,7 +79,11 @@ class Saver:
             return results
 
         def write() -> None:
-            self._writer.write(self.folder / f"step_{step}", pieces, files)
+            path = self.folder / f"step_{step}"
+            try:
+                self._writer.write(path, pieces, files)
+            except ArchiveError as fault:
+                raise ArchiveError(f"`{path}` could not be written; the one before stands. {fault}") from fault
             agree(self.group, decide=after)
 
         if self.asynchronous:

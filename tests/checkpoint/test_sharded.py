@@ -90,6 +90,7 @@ DAMAGES = {
     ),
     "shard_00000.safetensors` is missing": lambda f: (f / "shard_00000.safetensors").unlink(),
     "is not a complete checkpoint: `complete.json` cannot be read": lambda f: (f / COMPLETE).unlink(),
+    "is not a complete checkpoint: `complete.json` can.*": lambda f: (f / COMPLETE).write_text('{"files": {"a": 3}}'),
     "is not a complete checkpoint: `complete.json` cannot": lambda f: (f / COMPLETE).write_bytes(b"{"),
 }
 

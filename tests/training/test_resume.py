@@ -233,7 +233,7 @@ def test_a_failed_save_is_told_when_it_is_waited_for_and_the_one_before_stands(t
     saver.wait()
     monkeypatch.setattr(sharded, "write_shard", full)
     saver.save(2, state())
-    with pytest.raises(ArchiveError, match=r"No space left on device: `disk`"):
+    with pytest.raises(ArchiveError, match=r"step_2` could not be written; the one before stands\. No space left on"):
         saver.save(3, state())
     saver.wait()
     assert newest_checkpoint(tmp_path).step == 1 and {p.name for p in tmp_path.iterdir()} == {"step_1"}
