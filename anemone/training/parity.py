@@ -61,15 +61,20 @@ class Errors(NamedTuple):
 
 
 SHORT = Errors(1e-3, 1e-3, 2e-2, 5e-3, 1e-2)
-"""Where sums are cut up and each part is rounded to 8 bits of mantissa or fewer."""
+"""Where sums are cut up and each part is rounded to 8 bits of mantissa."""
+
+SHORTEST = Errors(2e-3, 5e-3, 1e-1, 5e-3, 1e-2)
+"""Where it is rounded to 4 bits or fewer."""
 
 BARS = {
     "32": Errors(2e-6, 1e-5, 1e-5, 1e-4, 1e-4),
     "16-mixed": Errors(1e-4, 1e-3, 3e-3, 1e-3, 2e-3),
     "bf16-mixed": SHORT,
     "bf16-true": SHORT,
-    "fp8": SHORT,
-    "fp8-rowwise": SHORT,
+    "fp8": SHORTEST,
+    "fp8-rowwise": SHORTEST,
+    "fp8-te": SHORTEST,
+    "tf32": SHORT,
 }
 """Precision -> the largest errors that pass, against one process of the same precision."""
 
