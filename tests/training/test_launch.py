@@ -5,12 +5,14 @@ import json
 import os
 import signal
 import threading
+import time
 
 import pytest
 import torch
 import yaml
 
 from anemone import tasks
+from anemone.checkpoint import sharded
 from anemone.checkpoint.archive import read_archive
 from anemone.config import decode, encode
 from anemone.data.loader import Loader
@@ -113,7 +115,18 @@ def spied(monkeypatch):
     return seen
 
 
-def test_sigterm_saves_and_the_same_command_goes_on_where_it_stopped(experiment, spied, monkeypatch):
+def slowly(write):
+    """The function, on a slow disk."""
+
+    def wait_and_write(*args):
+        time.sleep(0.3)
+        return write(*args)
+
+    return wait_and_write
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_sigterm_saves_and_the_same_command_goes_on_where_it_stopped(experiment, spied, monkeypatch, asynchronous):
     straight = train(experiment(run__folder=experiment().run.folder + "2"))
     expected, before = list(spied), signal.getsignal(signal.SIGTERM)
     spied.clear()
@@ -124,7 +137,8 @@ def test_sigterm_saves_and_the_same_command_goes_on_where_it_stopped(experiment,
 
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.Metrics, "after_step", ask)
-        stopped = train(experiment())
+        patch.setattr(sharded, "write_shard", slowly(sharded.write_shard))
+        stopped = train(experiment(checkpoint__asynchronous=asynchronous))
     assert not stopped.finished and signal.getsignal(signal.SIGTERM) == before
     assert sorted(p.name for p in (stopped.folder / "checkpoints").iterdir()) == ["step_4", "step_8"]
     assert "the same command goes on" in (stopped.folder / "log.txt").read_text()
