@@ -162,23 +162,30 @@ def step_time(job: Job, layout: Layout, gpu: GPU) -> dict[str, float]:
     slowest = max(range(layout.pp), key=lambda rank: sum(passes[rank]))
     alone = m * sum(one.times(blocks[slowest], head if last[slowest] else None))
     busy = m * sum(passes[slowest])
-    idle = bubble(layout, [sum(time) for time in passes], passes[slowest])
+    idle = bubble(layout, [sum(time) for time in passes], passes[slowest], micro_batches=m)
     rest = once(job.step(layout, slowest), gpu, passes[slowest])
     numbers = states(rank_alike(job.decoder, layout.pipeline, slowest), layout, optimizer=job.optimizer)
     update = (5 * numbers.optimizer / 2 + 2 * numbers.weights) / (gpu.bandwidth * costs.MEMORY_SHARE)
     return {"compute": alone, "communication": busy - alone + rest, "bubble": idle, "optimizer": update}
 
 
-def bubble(layout: Layout, ranks: list[float], slowest: Pass) -> float:
+def bubble(layout: Layout, ranks: list[float], slowest: Pass, *, micro_batches: int) -> float:
     """Returns the seconds in which the slowest rank of a pipeline waits.
 
     Every other rank's share of one micro-batch comes before the first and after the last of the slowest one; stages
     that take turns divide it (arXiv:2104.04473, section 2.2); what needs no order fills it: gradients of weights
-    (arXiv:2401.10241, table 1).
+    (arXiv:2401.10241, table 1). With fewer micro-batches than ranks, turns wait for the first one to come round.
+
+    Args:
+        layout: degrees and schedule.
+        ranks: seconds of one micro-batch in each rank.
+        slowest: those of the slowest one.
+        micro_batches: of a step.
     """
-    others = (sum(ranks) - sum(slowest)) / layout.stages_per_rank
-    filled = {"interleaved_zero_bubble": 2 / 3, "zbv": 2 / 3, "dualpipev": 2 / 3}
-    return others * (1 - filled.get(layout.schedule, 0.0))
+    turns, own = layout.stages_per_rank, sum(slowest)
+    filled = 2 / 3 if layout.schedule in ("interleaved_zero_bubble", "zbv", "dualpipev") else 0.0
+    around = sum(ranks) * (1 - filled / 2) + (micro_batches - 1) * own / turns * (1 - filled)
+    return max((sum(ranks) - own) / turns * (1 - filled), around - micro_batches * own)
 
 
 def overlapped(work: float, transfer: float) -> float:

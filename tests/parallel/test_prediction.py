@@ -28,11 +28,20 @@ JOB = Job(DECODERS["llama3_8b"], 8192, 1, 4)
 @pytest.mark.parametrize("schedule, chunks", SCHEDULES)
 def test_bubbles_are_those_of_torchs_schedules(schedule, chunks, pp):
     """A forward of a stage takes one second, its backward two, in halves where they come apart."""
-    for count in (2 * pp, 4 * pp):
+    late = schedule in ("interleaved_zero_bubble", "zbv", "dualpipev")
+    for count in (2 * pp, 4 * pp) if late else (1, pp // 2, pp, 2 * pp, 4 * pp):
         taken = seconds(orders(schedule, pp, chunks, count))
         layout = Layout(pp=pp, schedule=schedule, stages_per_rank=chunks)
         rank = Pass(1.0 * chunks, 2.0 * chunks)
-        assert count * sum(rank) + bubble(layout, [sum(rank)] * pp, rank) == pytest.approx(taken)
+        assert count * sum(rank) + bubble(layout, [sum(rank)] * pp, rank, micro_batches=count) == pytest.approx(taken)
+
+
+@pytest.mark.parametrize("schedule, chunks", [("interleaved_zero_bubble", 2), ("zbv", 2)])
+def test_a_few_micro_batches_take_about_what_is_planned(schedule, chunks):
+    for count in (1, 2, 4):
+        taken = seconds(orders(schedule, 4, chunks, count))
+        layout, rank = Layout(pp=4, schedule=schedule, stages_per_rank=chunks), Pass(2.0, 4.0)
+        assert count * 6 + bubble(layout, [6.0] * 4, rank, micro_batches=count) == pytest.approx(taken, rel=0.25)
 
 
 @pytest.mark.parametrize("pp", [2, 4, 8])
