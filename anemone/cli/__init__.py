@@ -20,14 +20,14 @@ from anemone.errors import AnemoneError, ConfigError
 
 VERBS = {
     "train": "train an experiment, or go on where it stopped",
-    "evaluate": "measure a model on recordings whose labels or texts are known, or on texts",
+    "evaluate": "measure a model on data whose answers are known",
     "classify": "tell the label of recordings",
     "transcribe": "write down what is said in recordings",
     "generate": "continue texts",
     "models": "list the pretrained models",
     "inspect": "show what a model or an experiment is made of",
     "launch": "print the file that starts a run on a cluster, or submit it",
-    "parity": "prove that a layout over processes computes what one process does",
+    "parity": "prove that a layout computes what one process does",
     "plan": "predict what fits on some GPUs, and how fast it would train",
     "config": "print the settings of an experiment, decoded",
     "data": "prepare a data set",
@@ -115,7 +115,7 @@ def _verb(words: list[str]) -> tuple[str, list[str]]:
     """Splits the first word off; says what there is, and ends, where help or the version is asked for."""
     parser = Parser(
         prog="anemone",
-        description="Train, adapt and run speech models.",
+        description="Train, adapt and run models of speech and text.",
         epilog="`anemone VERB --help` says how a verb is used.",
         allow_abbrev=False,
         formatter_class=_Plain,

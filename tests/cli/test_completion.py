@@ -25,7 +25,7 @@ from anemone.training.settings import experiment
         (["train", "telephone_words_quartznet", "--mul"], ["--multirun"]),
         (["train", "--multirun", "telephone"], ["telephone_words_quartznet"]),
         (["train", "telephone_words_quartznet", "pre"], ["precision="]),
-        (["train", "telephone_words_quartznet", "precision=b"], ["precision=bf16-mixed"]),
+        (["train", "telephone_words_quartznet", "precision=b"], ["precision=bf16-mixed", "precision=bf16-true"]),
         (["train", "telephone_words_quartznet", "optim"], ["optim.", "optim="]),
         (["train", "telephone_words_quartznet", "optim.w"], ["optim.weight_decay="]),
         (["train", "telephone_words_quartznet", "optim=muon", "optim.m"], ["optim.momentum="]),
