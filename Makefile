@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow setup check format slurm parity bench docs clean
+.PHONY: demo test test-slow setup check format slurm parity bench bench-llm docs clean
 
 demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
 	$(BIN)/python recipes/telephone_words/demo.py
@@ -40,6 +40,9 @@ parity: setup  ## prove every layout against one process, and write the table of
 
 bench: setup  ## measure us and the peer in one run; the peer goes into an environment of its own
 	$(MAKE) -C benchmarks PYTHON=$(abspath $(BIN)/python)
+
+bench-llm: setup  ## time the training of a Llama by us, by hand, by transformers' Trainer and by litgpt
+	$(MAKE) -C benchmarks llm PYTHON=$(abspath $(BIN)/python)
 
 docs: setup  ## run every snippet and notebook of the docs
 	$(BIN)/python -m pytest -q tests/docs
