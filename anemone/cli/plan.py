@@ -162,7 +162,12 @@ def _row(number: int, prediction: "Prediction", own: Any) -> dict[str, Any]:
 def degrees(layout: Any) -> str:
     """The degrees of a layout that are not 1, outermost first."""
     names = {"pp": "pp", "dp_replicate": "dp", "dp_shard": "fsdp", "cp": "cp", "tp": "tp", "ep": "ep"}
-    return " ".join(f"{short}{value}" for name, short in names.items() if (value := getattr(layout, name)) != 1) or "1"
+    return (
+        " ".join(
+            f"{short}{value}" for name, short in names.items() if (value := getattr(layout, name)) not in (None, 1)
+        )
+        or "1"
+    )
 
 
 def _same(layout: Any, own: Any) -> bool:

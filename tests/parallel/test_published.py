@@ -1,5 +1,7 @@
 """Predictions against published runs: the bar is a median error of 20 % where nothing was fitted."""
 
+from pathlib import Path
+
 import pytest
 
 from anemone.models.text.llama import SIZES
@@ -32,6 +34,15 @@ def test_memory_is_that_of_torchtitan_but_for_its_loss():
     eight, many = (run.predicted().needed / 2**30 for run in (RUNS[1], RUNS[4]))
     assert eight - many == pytest.approx(77.0 - 62.0, rel=0.1)
     assert eight < 77.0 and many < 62.0
+
+
+def test_the_page_shows_the_table_as_it_is():
+    page = (Path(__file__).parents[2] / "docs" / "planner.md").read_text("utf-8")
+    for row in rows():
+        assert "| " + " | ".join(str(value) for value in row.values()) + " |" in page
+    errors = [abs(run.error()) for run in RUNS if not run.calibrated]
+    within = sum(error < 0.2 for error in errors)
+    assert f"It is {judged():.1%} over {len(errors)} runs; {within} of them".replace("%", " %") in page
 
 
 def test_the_table_marks_what_was_fitted():
