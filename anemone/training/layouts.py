@@ -92,7 +92,7 @@ LAYOUTS: tuple[Row, ...] = (
     *rows(
         "quartznet",
         *("dp_replicate=2", "dp_shard=2", "dp_shard=2 zero=1", "tp=2", "dp_shard=2 tp=2", "dp_replicate=2 dp_shard=2"),
-        quick=("dp_shard=2",),
+        quick=("tp=2",),
     ),
     # less is kept, and other numbers
     *rows(

@@ -81,7 +81,7 @@ def test_two_processes_give_the_curve_of_one(starter, one, tree, tmp_path):
 
 TEXT = ["data.sequence_len=32", "data.batch_size=2", "data.eval_batch_size=48", "model.num_layers=4"]
 TEXT += ["trainer.max_steps=4", "trainer.eval_every=2", "trainer.log_every=1", "trainer.ema_decay=0.9"]
-TEXT += ["trainer.batches_per_step=4", "checkpoint.save_every=2", "run.progress=none"]
+TEXT += ["optim=adamw", "optim.lr=0.001", "trainer.batches_per_step=4", "checkpoint.save_every=2", "run.progress=none"]
 
 
 def trained(folder, *settings, name="llama_tiny", more=TEXT):
@@ -118,11 +118,10 @@ def test_one_process_trains_with_short_weights_and_recomputation(text, tmp_path)
         assert b == pytest.approx(a, rel=0.02)
 
 
-@pytest.mark.parametrize("layout", ["dp_shard=2", "tp=2"])
-def test_speech_is_learnt_over_shards_as_by_one_process(layout, one, tree, tmp_path):
+def test_speech_is_learnt_over_shards_as_by_one_process(one, tree, tmp_path):
     changes = {"trainer__devices": 2, "trainer__batches_per_step": 2, "trainer__log_every": 1}
     settings = tree(run__folder=str(tmp_path / "two"), **changes)
-    settings["parallel"] = {name: int(value) for name, value in [layout.split("=")]}
+    settings["parallel"] = {"dp_shard": 2}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     (tmp_path / "script.py").write_text(SCRIPT)
     started([sys.executable, str(tmp_path / "script.py"), str(tmp_path / "settings.json")]).check_returncode()
