@@ -21,6 +21,7 @@ TINY: dict[str, dict[str, Any]] = {
     "recognition": {"tokenizer": {"kind": "characters", "characters": list(LETTERS)}},
     "language_modelling": {"tokenizer": {"kind": "bytes"}},
 }
+SMALL_LLAMA = {"kind": "llama", "size": "tiny", "d_model": 24, "d_head": 8, "d_ff": 48, "tie_embeddings": True}
 SMALL_NET = {
     "kind": "quartznet",
     "size": "custom",
@@ -74,7 +75,7 @@ def tiny(
         seed: of the weights; torch's generator is left as it was.
     """
     speech = {"model": SMALL_NET, "features": {"kind": "log_mel", "num_mels": 32}}
-    parts = {"model": {"kind": "llama"}} if kind == "language_modelling" else speech
+    parts = {"model": SMALL_LLAMA} if kind == "language_modelling" else speech
     tree = {"task": {"kind": kind, **TINY[kind]}, **parts}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

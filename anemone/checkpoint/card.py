@@ -7,16 +7,17 @@ import yaml
 
 from anemone.checkpoint.safe import load_tree
 
-# kind of task -> its name on the Hugging Face Hub, and the verb of a loaded task
+# kind of task -> its name on the Hugging Face Hub, the verb of a loaded task, and what it may be called with
 PIPELINES = {
-    "classification": ("audio-classification", "classify"),
-    "recognition": ("automatic-speech-recognition", "transcribe"),
+    "classification": ("audio-classification", "classify", "recording.wav"),
+    "recognition": ("automatic-speech-recognition", "transcribe", "recording.wav"),
+    "language_modelling": ("text-generation", "generate", "Once upon a time"),
 }
 EXAMPLE = """```python
 import anemone
 
 task = anemone.load("{name}")  # where this card lies
-print(task.{verb}(["recording.wav"]))
+print(task.{verb}(["{source}"]))
 ```"""
 
 
@@ -47,7 +48,7 @@ def model_card(
         'audio-classification'
     """
     task, model = (str((config.get(part) or {}).get("kind", "")) for part in ("task", "model"))
-    pipeline, verb = PIPELINES.get(task, (task, "classify"))
+    pipeline, verb, source = PIPELINES.get(task, (task, "classify", "recording.wav"))
     values = scores or {}
     results = {
         "task": {"type": pipeline},
@@ -70,7 +71,7 @@ def model_card(
         f"# {name}",
         f"A model for {task or 'speech'}{f' ({model})' if model else ''}, made with anemone.",
         text.strip(),
-        EXAMPLE.format(name=name, verb=verb),
+        EXAMPLE.format(name=name, verb=verb, source=source),
         "\n".join(table) if values else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

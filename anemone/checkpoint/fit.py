@@ -144,12 +144,16 @@ def at_most(num_weights: int) -> Iterator[None]:
         ArchiveError: more weights are asked for.
     """
     left, here = num_weights, threading.get_ident()
+    seen: set[nn.Parameter] = set()  # weights that are tied are registered more than once
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal left
         if threading.get_ident() != here:  # the hook sees the modules of all threads
             return
-        left -= 0 if parameter is None else parameter.numel()
+        if parameter is None or parameter in seen:
+            return
+        seen.add(parameter)
+        left -= parameter.numel()
         if left < 0:
             raise ArchiveError(f"the config asks for more than the {num_weights:,} weights that came with it.")
 

@@ -302,6 +302,8 @@ class LanguageModellingTask(Task):
             raise DataError("texts must be a list, but are a str instead. For a single one write `[text]`.")
         begin, started = [] if self.tokenizer.end is None else [self.tokenizer.end], []
         for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"text {number} must be a string, but is a {type(text).__name__} instead.")
             try:
                 started.append([*begin, *self.tokenizer.encode(text)])
             except DataError as error:

@@ -66,7 +66,7 @@ def test_evaluate_measures_on_texts(anemone, model, tmp_path):
 
 def test_inspect_shows_a_model_of_text(anemone, model, tmp_path):
     ran = anemone("inspect", model)
-    assert ran.status == 0 and "language_modelling, llama, 125,248 parameters\n" in ran.out and "Embedding" in ran.out
+    assert ran.status == 0 and "language_modelling, llama, 17,784 parameters\n" in ran.out and "Embedding" in ran.out
     ran = anemone("inspect", model, "--graph", tmp_path / "a.svg")
     assert ran.status == 2 and "`--graph` must be left out" in ran.err
     assert "llama, 405" in anemone("inspect", "llama_405b").out

@@ -179,6 +179,7 @@ def test_texts_that_cannot_be_used_are_named():
     task = rebuild(tree).eval()
     for texts, words in (
         ("ab", "texts must be a list, but are a str instead"),
+        (["a", 3], "text 1 must be a string, but is a int instead"),
         (["a", "c"], r"text 1: the text 'c' has \['c'\], which the tokenizer does not know"),
         (["a", ""], "text 1 must have a token to begin with, but is ''"),
     ):
