@@ -67,6 +67,7 @@ def test_tokens_travel_to_their_experts():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("stage", [0, 7, 15])
 def test_405b_on_16384_ranks(stage):
     """The layout of Llama 3 (arXiv:2407.21783, table 4); first, middle and last stage. Slow: half a minute each."""
