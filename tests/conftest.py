@@ -5,8 +5,13 @@ import random
 
 import numpy
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("house", deadline=None)  # machines are shared: no test is timed
+settings.load_profile("house")
+
+collect_ignore_glob = ["golden/*.py", "cluster/*.py"]  # scripts that are run by hand, or by `make`
 
 # Tests that may be skipped, and why; any other skip fails the run.
 ALLOWED_SKIPS: dict[str, str] = {
