@@ -17,8 +17,8 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 }
 """Name -> an experiment and settings that make it small.
 
-QuartzNet has seed 1 (2 and 3 do as well): with 0, the gradient norm of the fifth step differs by 2e-5 where gradients of
-micro-batches are added in another order, most likely as rounding decides whether some rectifier is open.
+QuartzNet has seed 1 (2 and 3 do as well): with 0, the gradient norm of the fifth step differs by 2e-5 where gradients
+of micro-batches are added in another order, most likely as rounding decides whether some rectifier is open.
 """
 
 
