@@ -7,15 +7,16 @@
 
 The rooms, in the order in which a batch walks through them:
 
-    data         recordings and manifests become batches: a columnar index, a batch plan, augmentation, a loader
+    data         recordings and texts become batches: a columnar index, a batch plan, augmentation, loaders
     features     what a model sees: log-mel energies, MFCC, SpecAugment, tokenizers
     nn           bricks that several models use
     models       one file for one architecture
     losses       what training makes small
     decoding     from log-probabilities to tokens
     metrics      how good a model is, as states that add
-    tasks        what people do with models: `classify`, `transcribe`; build, load, save
+    tasks        what people do with models: `classify`, `transcribe`, `generate`; build, load, save
     training     one optimizer step in plain PyTorch, Lightning around it, optimizers, schedules, resume
+    parallel     a network laid out over many processes: one mesh, one function, a table for each architecture
     checkpoint   model archives, opened under limits; readers of other formats
     cli          the command line: `anemone --help`
 

@@ -19,8 +19,14 @@ def start(*words, **more):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | more.pop("env", {}),
+        preexec_fn=listen,
         **more,
     )
+
+
+def listen():
+    """Hears Ctrl-C, also where the tests were started in the background, which makes it be ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_help_lists_every_verb(anemone):
