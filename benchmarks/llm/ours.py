@@ -25,6 +25,7 @@ def main() -> None:
     size, bf16 = arguments()
     shape = {name: number for name, number in size._asdict().items() if name != "vocab_size"}
     settings = [
+        "optim=adamw",
         *(f"model.{name}={number}" for name, number in shape.items()),
         "model.size=custom",
         f"task.vocab_size={size.vocab_size}",
