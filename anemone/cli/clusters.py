@@ -77,14 +77,15 @@ class Job:
         return None if self.hours is None else max(1, round(60 * self.hours))
 
 
-def torchrun(job: Job, *, nnodes: str = "", node: str = "") -> str:
-    """The command of each node; by default the nodes meet at ``$HEAD``, the host name of any one of them."""
-    meeting = node or f"--rdzv-backend=c10d --rdzv-id={shlex.quote(job.name)} --rdzv-endpoint=$HEAD:{PORT}"
-    nodes = nnodes or str(job.nodes)
-    alone = job.nodes == 1 and not node
-    where = "--standalone" if alone else f"--nnodes={nodes} {meeting}"
-    mended = "" if alone or node else UNSHARED
-    return f"{mended}torchrun {where} --nproc-per-node={job.processes} --max-restarts=3 -m {job.train}"
+def torchrun(job: Job) -> str:
+    """The command of each node; several meet at ``$HEAD``, the host name of any one of them."""
+    meeting = f"--rdzv-backend=c10d --rdzv-id={shlex.quote(job.name)} --rdzv-endpoint=$HEAD:{PORT}"
+    return f"{_torchrun(job, meeting)}\n" if job.nodes == 1 else f"{UNSHARED}{_torchrun(job, meeting)}\n"
+
+
+def _torchrun(job: Job, meeting: str) -> str:
+    where = "--standalone" if job.nodes == 1 else f"--nnodes={job.nodes} {meeting}"
+    return f"torchrun {where} --nproc-per-node={job.processes} --max-restarts=3 -m {job.train}"
 
 
 def sbatch(job: Job) -> str:
@@ -99,7 +100,6 @@ def sbatch(job: Job) -> str:
         "partition": job.partition,
         "account": job.account,
         "signal": f"TERM@{GRACE}",
-        "output": f"{job.folder}/slurm-%j.out",
         "open-mode": "append",
     }
     lines = [f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None]
@@ -168,7 +168,6 @@ def skypilot(job: Job) -> str:
     """A task for SkyPilot; with a bucket the run folder outlives the machines."""
     import yaml
 
-    node = f"--node-rank=$SKYPILOT_NODE_RANK --master-addr=$HEAD --master-port={PORT}"
     resources: dict[str, Any] = {"accelerators": f"{job.gpu}:{job.gpus}"} if job.gpus else {}
     if job.cpus:
         resources["cpus"] = f"{job.cpus * job.processes}+"
@@ -180,8 +179,9 @@ def skypilot(job: Job) -> str:
     if job.storage:
         task["file_mounts"] = {f"~/sky_workdir/{job.folder}": {"name": job.storage, "mode": "MOUNT"}}
     task["setup"] = job.setup or "pip install ."
-    start = torchrun(job, nnodes="$SKYPILOT_NUM_NODES", node=node) if job.nodes > 1 else torchrun(job)
-    task["run"] = f'HEAD=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)\n{start}\n' if job.nodes > 1 else f"{start}\n"
+    start = _torchrun(job, f"--node-rank=$SKYPILOT_NODE_RANK --master-addr=$HEAD --master-port={PORT}")
+    head = 'HEAD=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)\n'
+    task["run"] = f"{start}\n" if job.nodes == 1 else f"{head}{start}\n"
     return yaml.dump(task, Dumper=_plain(), sort_keys=False, width=120)
 
 

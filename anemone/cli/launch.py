@@ -71,10 +71,7 @@ def run(args: argparse.Namespace) -> int:
         storage=args.storage,
         spot=args.spot,
     )
-    if args.submit:
-        print(submit(job))
-    else:
-        print(SCHEDULERS[args.on](job), end="" if args.on != "torchrun" else "\n")
+    print(f"{submit(job)}\n" if args.submit else SCHEDULERS[args.on](job), end="")
     return 0
 
 

@@ -135,11 +135,11 @@ def submit(folder: Path, how: str) -> str:
     ]
     if how == "submitit":
         return run(*launch, "--submit")
+    folder.parent.mkdir(parents=True)
     script = folder.parent / "run.sbatch"
     script.write_text(run(*launch))
-    folder.mkdir(parents=True)
     print(run("sbatch", "--test-only", str(script)))
-    return run("sbatch", "--parsable", str(script))
+    return run("sbatch", "--parsable", f"--output={folder.parent}/run.out", str(script))
 
 
 def preempted(folder: Path, how: str) -> None:
