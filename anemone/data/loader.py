@@ -20,7 +20,7 @@ from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig, Rows, plan, within
 from anemone.data.problems import SHOWN, Problem, log, none_usable, report, say_left_out
 from anemone.data.reader import Encode, Key, Loaded, Reader, pack, unpack
-from anemone.errors import DataError
+from anemone.data.steps import Steps
 
 MAX_RATE = 384_000
 HOPELESS = 100  # utterances in a row from the start that cannot be used before the loader gives up
@@ -112,11 +112,8 @@ class SpeechDataConfig:
         )
 
 
-class Loader:
-    """The micro-batches of this rank, step by step, in plan order.
-
-    A step takes ``batches_per_step`` micro-batches over all ranks; rank r of n gets those numbered r, r + n, ..., so
-    ranks share the same global steps. The last step of an epoch may have fewer, down to none on a rank.
+class Loader(Steps):
+    """The micro-batches of this rank, step by step, in plan order; see `Steps`.
 
     Args:
         index: the utterances.
@@ -128,12 +125,9 @@ class Loader:
         world: number of processes.
         batches_per_step: micro-batches of an optimizer step over all ranks; a multiple of ``world``.
         recordings: what reads and keeps them, where several loaders of a process share it; its own by default.
-
-    Attributes:
-        problems: utterances that could not be used so far, each once.
-        bad: their rows.
-        used: utterances given so far.
     """
+
+    shaped_by: ClassVar[str] = "`data.plan`"
 
     def __init__(
         self,
@@ -148,17 +142,10 @@ class Loader:
         batches_per_step: int | None = None,
         recordings: Recordings | None = None,
     ) -> None:
-        per_step = world if batches_per_step is None or not training else batches_per_step
-        rule = f"a multiple of the number of processes ({world})"
-        must(per_step >= 1 and per_step % world == 0, "batches_per_step", rule, value=per_step)
+        super().__init__(training=training, rank=rank, world=world, batches_per_step=batches_per_step)
         evaluation = PlanConfig(batch_size=config.eval_batch_size, num_buckets=100, shuffle=False)
-        self.index, self.config, self.training, self.seed = index, config, training, seed
-        self.rank, self.world, self.batches_per_step = rank, world, per_step
-        self.problems: list[Problem] = []
-        self.bad: set[int] = set()
-        self.used = 0
+        self.index, self.config, self.seed = index, config, seed
         self._limits_said = rank > 0
-        self._position = (0, 0)
         self._plan_config = config.plan if training else evaluation
         self._plan: tuple[int, list[Rows]] = (-1, [])
         recordings = recordings or config.shared()
@@ -166,14 +153,9 @@ class Loader:
         self._keys = _Keys()
         self._workers: DataLoader[Any] | None = None
 
-    def __len__(self) -> int:
-        """Steps of the epoch that the position is in; with a budget in seconds they vary from epoch to epoch."""
-        return self.steps(self._position[0])
-
-    def steps(self, epoch: int) -> int:
-        """Steps of an epoch."""
-        batches = len(self._batches(epoch))
-        return -(-batches // self.batches_per_step) if self.training else len(range(self.rank, batches, self.world))
+    def num_batches(self, epoch: int) -> int:
+        """Micro-batches of an epoch; with a budget in seconds they vary from epoch to epoch."""
+        return len(self._batches(epoch))
 
     def total_steps(self, epochs: int) -> int:
         """Steps of so many epochs.
@@ -185,28 +167,6 @@ class Loader:
         alike = self._plan_config.max_batch_seconds is None
         return epochs * self.steps(0) if alike else sum(self.steps(epoch) for epoch in range(epochs))
 
-    def state_dict(self) -> dict[str, int]:
-        """Returns the position of the next step."""
-        return {"epoch": self._position[0], "step": self._position[1]}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to a position that `state_dict` gave."""
-        self.set_position(state["epoch"], state["step"])
-
-    def set_position(self, epoch: int, step: int) -> None:
-        """Makes ``step`` of ``epoch`` the next one; the step after the last is the first of the next epoch.
-
-        Raises:
-            DataError: the epoch has fewer steps.
-        """
-        steps = self.steps(epoch)
-        if not 0 <= step <= steps:
-            raise DataError(
-                f"step {step} of epoch {epoch} must be one of {steps}: the data, `data.plan` or the number of"
-                " micro-batches a step are not those of the run that saved this position."
-            )
-        self._position = (epoch, step) if step < steps else (epoch + 1, 0)
-
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yields the steps from the position to the end of its epoch, each a list of this rank's micro-batches.
 
@@ -216,19 +176,12 @@ class Loader:
         """
         if not self._limits_said:
             self._say_limits()
-        epoch, first = self._position if self.training else (0, 0)
-        batches, steps = self._batches(epoch), self.steps(epoch)
-        each = self.batches_per_step
-        shares = [
-            range(step * each + self.rank, min((step + 1) * each, len(batches)), self.world)
-            for step in range(first, steps)
-        ]
-        loaded = self._load([(epoch, batches[i]) for share in shares for i in share])
-        before = len(self.problems)
-        for step, share in enumerate(shares, start=first):
+        epoch, left = self._left()
+        shares, batches, before = list(left), self._batches(epoch), len(self.problems)
+        loaded = self._load([(epoch, batches[i]) for _, share in shares for i in share])
+        for step, share in shares:
             batches_of_step = [batch for _ in share if (batch := self._accept(*next(loaded))) is not None]
-            if self.training:
-                self._position = (epoch, step + 1) if step + 1 < steps else (epoch + 1, 0)
+            self._taken(epoch, step)
             if batches_of_step or self.training:
                 yield batches_of_step
         self._end_of_epoch(before)

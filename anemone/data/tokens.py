@@ -15,8 +15,9 @@ import numpy as np
 from anemone.config import encode, must
 from anemone.data import NO_FILES
 from anemone.data.manifest import find
-from anemone.data.problems import Problem, log, none_usable, report
+from anemone.data.problems import log, none_usable, report
 from anemone.data.shuffle import shuffled
+from anemone.data.steps import Steps
 from anemone.data.text import LINES, WHOLE, read_corpus
 from anemone.data.token_rows import TokenBatch, TokenRows
 from anemone.errors import DataError
@@ -97,15 +98,15 @@ class TokenDataConfig:
         shared: None = None,
     ) -> "TokenLoader":
         """Makes the loader of one rank; see `TokenLoader`. ``encode`` and ``shared`` are not needed any more."""
-        per_step = world if batches_per_step is None or not training else batches_per_step
-        return TokenLoader(index, self, training=training, seed=seed, rank=rank, world=world, batches_per_step=per_step)
+        return TokenLoader(
+            index, self, training=training, seed=seed, rank=rank, world=world, batches_per_step=batches_per_step
+        )
 
 
-class TokenLoader:
-    """The micro-batches of this rank, step by step, in an order of each epoch's own.
+class TokenLoader(Steps):
+    """The micro-batches of this rank, step by step, in an order of each epoch's own; see `Steps`.
 
-    A step takes ``batches_per_step`` micro-batches over all ranks; rank r of n gets those numbered r, r + n, ... What
-    is left of an epoch and fills no step is dropped in training; the next epoch has other rows there.
+    What is left of an epoch and fills no step is dropped in training; the next epoch has other rows there.
 
     Args:
         index: the rows.
@@ -115,12 +116,9 @@ class TokenLoader:
         rank: of this process, among those that read different rows.
         world: number of them.
         batches_per_step: micro-batches of an optimizer step over all ranks; a multiple of ``world``.
-
-    Attributes:
-        problems: none; rows are good.
-        bad: none.
-        used: rows given so far.
     """
+
+    shaped_by: ClassVar[str] = "`data.batch_size`, `data.sequence_len`"
 
     def __init__(
         self,
@@ -131,28 +129,18 @@ class TokenLoader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        batches_per_step: int = 1,
+        batches_per_step: int | None = None,
     ) -> None:
-        rule = f"a multiple of the number of processes ({world})"
-        must(batches_per_step >= 1 and batches_per_step % world == 0, "batches_per_step", rule, value=batches_per_step)
-        self.index, self.training, self.seed = index, training, seed
-        self.rank, self.world, self.batches_per_step = rank, world, batches_per_step
+        super().__init__(training=training, rank=rank, world=world, batches_per_step=batches_per_step)
+        self.index, self.seed = index, seed
         self.batch_size = config.batch_size if training else config.eval_batch_size
-        self.problems: list[Problem] = []
-        self.bad: set[int] = set()
-        self.used = 0
-        self._position = (0, 0)
         self._said = rank > 0
 
-    def __len__(self) -> int:
-        """Steps of an epoch."""
-        return self.steps(self._position[0])
-
-    def steps(self, epoch: int) -> int:
-        """Steps of an epoch: in training, the same number in each."""
+    def num_batches(self, epoch: int) -> int:
+        """Micro-batches of an epoch: in training those that fill steps, the same number in each."""
         if self.training:
-            return len(self.index) // (self.batch_size * self.batches_per_step)
-        return len(range(self.rank, -(-len(self.index) // self.batch_size), self.world))
+            return len(self.index) // (self.batch_size * self.batches_per_step) * self.batches_per_step
+        return -(-len(self.index) // self.batch_size)
 
     def total_steps(self, epochs: int) -> int:
         """Steps of so many epochs.
@@ -165,42 +153,13 @@ class TokenLoader:
         must(self.steps(0) > 0, "data.batch_size", rule, value=self.batch_size)
         return epochs * self.steps(0)
 
-    def state_dict(self) -> dict[str, int]:
-        """Returns the position of the next step."""
-        return {"epoch": self._position[0], "step": self._position[1]}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to a position that `state_dict` gave."""
-        self.set_position(state["epoch"], state["step"])
-
-    def set_position(self, epoch: int, step: int) -> None:
-        """Makes ``step`` of ``epoch`` the next one; the step after the last is the first of the next epoch.
-
-        Raises:
-            DataError: the epoch has fewer steps.
-        """
-        steps = self.steps(epoch)
-        if not 0 <= step <= steps:
-            raise DataError(
-                f"step {step} of epoch {epoch} must be one of {steps}: the data, `data.batch_size`, `data.sequence_len`"
-                " or the number of micro-batches a step are not those of the run that saved this position."
-            )
-        self._position = (epoch, step) if step < steps else (epoch + 1, 0)
-
     def __iter__(self) -> Iterator[list[TokenBatch]]:
         """Yields the steps from the position to the end of its epoch, each a list of this rank's micro-batches."""
-        if not self.training:
-            for number in range(self.rank, -(-len(self.index) // self.batch_size), self.world):
-                yield [self._batch(0, number)]
-            return
         self._say_dropped()
-        epoch, first = self._position
-        steps = self.steps(epoch)
-        for step in range(first, steps):
-            begin = step * self.batches_per_step
-            share = range(begin + self.rank, begin + self.batches_per_step, self.world)
+        epoch, left = self._left()
+        for step, share in left:
             batches = [self._batch(epoch, number) for number in share]
-            self._position = (epoch, step + 1) if step + 1 < steps else (epoch + 1, 0)
+            self._taken(epoch, step)
             yield batches
 
     def _batch(self, epoch: int, number: int) -> TokenBatch:
@@ -215,6 +174,6 @@ class TokenLoader:
     def _say_dropped(self) -> None:
         """Says how many rows of an epoch fill no step."""
         rest = len(self.index) % (self.batch_size * self.batches_per_step)
-        if rest and not self._said:
+        if rest and self.training and not self._said:
             log.info("the last %d of %d sequences of each epoch fill no step and are left out", rest, len(self.index))
         self._said = True

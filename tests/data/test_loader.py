@@ -130,12 +130,12 @@ def test_workers_and_ranks_together_resume_in_the_middle(index, workers, stop, a
     state = first[0].state_dict()
     assert state == {"epoch": 0, "step": stop}
     other = loader(index, num_workers=again, **settings)
-    other.load_state_dict(state)
+    other.set_position(**state)
     assert epochs(other, 2) == expected[stop:]
     # the same loader, abandoned and set back while its workers read ahead
     for _ in zip(range(2), other, strict=False):
         pass
-    other.load_state_dict(state)
+    other.set_position(**state)
     assert epochs(other, 2) == expected[stop:]
 
 

@@ -165,7 +165,7 @@ def test_who_starts_at_a_position_gets_what_an_uninterrupted_run_gets(loader, wo
     shares = []
     for rank in range(world):
         resumed = loader(rank=rank, world=world, batches_per_step=2)
-        resumed.load_state_dict(state)
+        resumed.set_position(**state)
         shares.append([steps(resumed) for _ in range(2)])
     for epoch, first in ((0, 7), (1, 0)):
         joined = [list(chain(*zip(*step, strict=True))) for step in zip(*(s[epoch] for s in shares), strict=True)]
