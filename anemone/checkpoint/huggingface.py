@@ -7,7 +7,6 @@ the table of the family, and what has no counterpart is refused by name.
 
 import json
 import math
-import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +21,7 @@ from anemone.checkpoint.agree import agree
 from anemone.checkpoint.atomic import atomic_folder, fsync
 from anemone.checkpoint.names.llama import RECOMPUTED, Source, our_settings, sources, their_settings
 from anemone.checkpoint.sharded import Group, Piece, piece
-from anemone.checkpoint.tensors import read_safetensors, safetensors_header
+from anemone.checkpoint.tensors import open_safetensors, safetensors_header, stand_in
 from anemone.config import Tree
 from anemone.errors import ArchiveError
 
@@ -117,12 +116,7 @@ class HuggingFace(Mapping[str, Tensor]):
 
     def _tensors(self, file: str) -> dict[str, Tensor]:
         if file not in self._open:
-            try:
-                with (self.folder / file).open("rb") as stream:
-                    data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-            except (OSError, ValueError) as error:
-                raise ArchiveError(f"`{self.folder / file}` cannot be read: {error}.") from error
-            self._open[file] = read_safetensors(memoryview(data), str(self.folder / file))
+            self._open[file] = open_safetensors(self.folder / file)
         return self._open[file]
 
     def _index(self) -> dict[str, str]:
@@ -330,7 +324,7 @@ def _write(
 def _header(wanted: Mapping[str, Source], dtype: torch.dtype) -> bytes:
     """The header of a file, of stand-ins without memory; a stack is written as its slices, one after the other."""
     stand_ins = {
-        theirs: torch.zeros((), dtype=dtype).expand(source.shape[1:] if source.stacked else source.shape)
+        theirs: stand_in(dtype, source.shape[1:] if source.stacked else source.shape)
         for source in wanted.values()
         for theirs in source.names
     }

@@ -6,7 +6,6 @@ Of each file a rank reads the bytes that overlap with the pieces it holds itself
 import hashlib
 import json
 import math
-import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from anemone.checkpoint.agree import agree
 from anemone.checkpoint.sharded import COMPLETE, FORMAT, INDEX, Group, Piece, piece, shard_name
-from anemone.checkpoint.tensors import DTYPES, read_safetensors, stand_in
+from anemone.checkpoint.tensors import DTYPES, open_safetensors, stand_in
 from anemone.errors import ArchiveError
 
 ENTRIES = {"files": ("bytes", "sha256"), "tensors": ("dtype", "shape", "pieces")}
@@ -130,10 +129,7 @@ class Shards(Mapping[str, Tensor]):
         """A piece, in the bytes of its file."""
         number = int(entry["file"])
         if number not in self._open:
-            path = self.path / shard_name(number)
-            with path.open("rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            self._open[number] = read_safetensors(memoryview(data), str(path))
+            self._open[number] = open_safetensors(self.path / shard_name(number))
         stored = self._open[number].get(name)
         expected = DTYPES[self.index[name]["dtype"]]
         if stored is None or list(stored.shape) != list(entry["shape"]) or stored.dtype != expected:

@@ -8,7 +8,9 @@ both work for models larger than memory. Files go to and fro between this module
 
 import json
 import math
+import mmap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -38,6 +40,20 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+
+
+def open_safetensors(path: Path) -> dict[str, Tensor]:
+    """Reads the tensors of a safetensors file, mapped into memory; what is written to them stays in this process.
+
+    Raises:
+        ArchiveError: the file cannot be read; see `read_safetensors`.
+    """
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError) as error:
+        raise ArchiveError(f"`{path}` cannot be read: {error}.") from error
+    return read_safetensors(memoryview(data), str(path))
 
 
 def read_safetensors(data: memoryview, where: str) -> dict[str, Tensor]:
