@@ -22,13 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from anemone.cache import cache_folder
-from anemone.config import nearest, stem
+from anemone.config import nearest
+from anemone.data.files import digest, find
 from anemone.data.jsonlines import OWN, parse, text_of
 from anemone.data.problems import Problem, report
 from anemone.errors import DataError
 
 VERSION = 2  # of the index's layout; another number makes all cached indexes unknown
-ASSETS = Path(__file__).parents[1] / "assets"
 
 log = logging.getLogger("anemone.data")
 
@@ -89,8 +89,8 @@ class Index:
         """
         if not manifests:
             raise DataError("the list of manifests must name one or more, but is empty.")
-        paths = [find_manifest(manifest) for manifest in manifests]
-        hashes = [_hash(path) for path in paths]
+        paths = [find(manifest, noun="manifest", pattern="*.json*") for manifest in manifests]
+        hashes = [digest(path) for path in paths]
         home = os.path.expanduser("~")
         key = json.dumps([VERSION, target, home, [[str(p.absolute()), h] for p, h in zip(paths, hashes, strict=True)]])
         path = cache_folder() / "index" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
@@ -199,35 +199,6 @@ def _reopen(path: Path) -> Index:
     if index is None:
         raise DataError(f"`{path}` must be an index that the main process wrote, but cannot be opened.")
     return index
-
-
-def find_manifest(path: str | Path) -> Path:
-    """Returns where a manifest lies; see `find`."""
-    return find(path, noun="manifest", pattern="*.json*")
-
-
-def find(path: str | Path, *, noun: str, pattern: str) -> Path:
-    """Returns where a file lies: ``assets/...`` inside the package, ``~/...`` at home, others as they are.
-
-    Args:
-        path: as it was written.
-        noun: what it is called.
-        pattern: of the names that may have been meant.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    text = os.path.expanduser(path)
-    found = ASSETS / text.removeprefix("assets/") if text.startswith("assets/") else Path(text)
-    if not found.is_file():
-        siblings = [os.fspath(other) for other in found.parent.glob(pattern)]
-        raise DataError(f"`{path}` must be a {noun} that exists.{nearest(os.fspath(found), siblings, by=stem)}")
-    return found
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _build(paths: Sequence[Path], target: str, fingerprint: str) -> pa.Table:

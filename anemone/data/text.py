@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anemone.cache import cache_folder
+from anemone.data.files import digest
 from anemone.data.problems import Problem
 from anemone.errors import DataError
 
@@ -85,7 +86,7 @@ def read_corpus(paths: Sequence[Path], tokenizer: Tokenizer, *, identity: Any, f
     Raises:
         DataError: the cache cannot be written.
     """
-    hashes = [_hash(path) for path in paths]
+    hashes = [digest(path) for path in paths]
     kinds = [path.suffix for path in paths]
     key = hashlib.sha256(json.dumps([VERSION, identity, field, hashes, kinds]).encode()).hexdigest()[:32]
     folder = cache_folder() / "tokens" / key
@@ -223,11 +224,6 @@ def _cut(blocks: Iterable[str]) -> Iterator[str]:
             rest = rest[end:]
     if rest:
         yield rest
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 
 from anemone.config import encode, must
 from anemone.data import NO_FILES
-from anemone.data.manifest import find
+from anemone.data.files import find
 from anemone.data.problems import log, none_usable, report
 from anemone.data.shuffle import shuffled
 from anemone.data.steps import Steps

@@ -2,7 +2,7 @@
 
 import json
 
-from anemone.data.manifest import ASSETS
+from anemone.data.files import ASSETS
 
 HOME = ASSETS / "state_of_the_union"
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from anemone.cache import cache_folder
-from anemone.data.manifest import ASSETS, Index, find_manifest
+from anemone.data.manifest import Index
 from anemone.data.problems import Problem
 from anemone.errors import DataError
 
@@ -99,17 +99,6 @@ def test_a_missing_manifest_is_named_with_the_nearest(manifest):
         Index.read([path], target="text")
     with pytest.raises(DataError, match=r"wrods\.jsonl` must be a manifest that exists\.$"):
         Index.read([path.with_name("wrods.jsonl")], target="text")
-
-
-def test_assets_lie_inside_the_package(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.jsonl").write_text("{}")
-    assert find_manifest("own.jsonl") == Path("own.jsonl")
-    with pytest.raises(DataError, match=r"`assets/none\.jsonl` must be a manifest that exists"):
-        find_manifest("assets/none.jsonl")
-    monkeypatch.setattr("anemone.data.manifest.ASSETS", tmp_path)
-    assert find_manifest("assets/own.jsonl") == tmp_path / "own.jsonl"
-    assert ASSETS.name == "assets"
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
