@@ -28,6 +28,7 @@ from anemone.errors import PortError
 __all__ = [
     "AXES",
     "CONVERSIONS",
+    "IGNORED",
     "MFCC",
     "Acoustic",
     "Audio",
@@ -68,6 +69,9 @@ __all__ = [
 ]
 
 AXES = frozenset("BSTUNFDHKVCQPXY")
+
+IGNORED = -100
+"""The target of a position that does not count."""
 
 
 class Kind:

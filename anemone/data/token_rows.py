@@ -10,9 +10,7 @@ from torch import Tensor
 from anemone.data.problems import Problem
 from anemone.data.shuffle import Numbers
 from anemone.data.text import Corpus
-
-IGNORED = -100
-"""The target of a position that does not count."""
+from anemone.types import IGNORED
 
 
 class TokenBatch(NamedTuple):

@@ -15,9 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from anemone.losses import LossSum
-
-IGNORED = -100
-"""The target of a position that does not count."""
+from anemone.types import IGNORED
 
 BLOCKS = {"cpu": 1 << 17}  # scores that are in work at a time, by device: on a CPU they stay in its cache
 BLOCK = 1 << 26  # elsewhere

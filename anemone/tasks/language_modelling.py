@@ -14,9 +14,10 @@ from anemone.decoding.generate import generate
 from anemone.errors import DataError
 from anemone.features.tokenizers import TOKENIZERS, Tokenizer
 from anemone.losses import LossSum
-from anemone.losses.token_cross_entropy import IGNORED, TokenCrossEntropyConfig
+from anemone.losses.token_cross_entropy import TokenCrossEntropyConfig
 from anemone.metrics.text import bits_per_byte, perplexity
 from anemone.tasks.task import States, Task, inference, refuse_strangers
+from anemone.types import IGNORED
 
 if TYPE_CHECKING:
     from anemone.data.token_rows import TokenBatch, TokenRows

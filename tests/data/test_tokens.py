@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from anemone.config import decode, of_kind
-from anemone.data.token_rows import IGNORED, TokenBatch
+from anemone.data.token_rows import TokenBatch
 from anemone.data.tokens import TokenDataConfig
 from anemone.errors import ConfigError, DataError
 from anemone.features.tokenizers import TOKENIZERS
 from anemone.testing import WORDS
+from anemone.types import IGNORED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from anemone.config import decode, load_class
 from anemone.losses import LOSSES
-from anemone.losses.token_cross_entropy import BLOCKS, IGNORED, token_cross_entropy
+from anemone.losses.token_cross_entropy import BLOCKS, token_cross_entropy
 from anemone.testing import run_ranks
+from anemone.types import IGNORED
 
 V = 60
 

@@ -7,12 +7,12 @@ import torch
 
 from anemone import tasks
 from anemone.config import decode
-from anemone.data.token_rows import IGNORED
 from anemone.data.tokens import TokenDataConfig
 from anemone.errors import ConfigError, DataError
 from anemone.tasks import Parts, build, rebuild
 from anemone.testing import run_ranks, tiny
 from anemone.training.experiment import evaluate
+from anemone.types import IGNORED
 
 TEXT = "We choose to go to the moon in this decade and do the other things, not because they are easy. "
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from anemone.checkpoint.huggingface import read_huggingface
 from anemone.config import ConfigError, decode, encode, load_class
-from anemone.losses.token_cross_entropy import IGNORED, token_cross_entropy
+from anemone.losses.token_cross_entropy import token_cross_entropy
 from anemone.models import MODELS
 from anemone.models.text.llama import SIZES, LlamaConfig
-from anemone.types import checked
+from anemone.types import IGNORED, checked
 
 GOLDEN = Path(__file__).parents[2] / "golden/llama"
 FAMILIES = ["grouped", "tied", "scaled", "window", "experts"]
