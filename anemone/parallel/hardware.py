@@ -34,7 +34,7 @@ class GPU:
 
     sustained: Mapping[str, float]
     """Share of that which a whole training step reaches, under its power limit, by whose kernels: torch, or te
-    (Transformer Engine). Fitted; see `calibrated` in `published.py`."""
+    (Transformer Engine). Fitted; docs/planner.md says to which runs."""
 
     attention: Mapping[str, tuple[float, float]]
     """Shares of the bf16 peak that fused causal attention reaches, forward and backward, by kernel: PyTorch's own, and

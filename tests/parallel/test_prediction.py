@@ -1,5 +1,7 @@
 """Time and memory of a step: bubbles and micro-batches in flight are those of torch's schedules; sums are sane."""
 
+from dataclasses import replace
+
 import pytest
 
 from anemone.parallel.activations import in_flight
@@ -7,8 +9,8 @@ from anemone.parallel.costs import Pass, model_operations
 from anemone.parallel.hardware import GPUS
 from anemone.parallel.memory import Layout
 from anemone.parallel.prediction import Job, bubble, predict
-from anemone.parallel.published import DECODERS
 from tests.parallel.orders import most_waiting, orders, seconds
+from tests.parallel.published import DECODERS
 
 SCHEDULES = [
     ("gpipe", 1),
@@ -71,8 +73,6 @@ def test_parts_add_up():
 
 
 def test_more_of_a_resource_never_hurts():
-    from dataclasses import replace
-
     layout = Layout(dp_shard=16, tp=8, compile=True)
     slow = predict(JOB, layout, replace(H100, slow=5e9))
     assert predict(JOB, layout, H100).step < slow.step
