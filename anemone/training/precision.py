@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from anemone.config import must
 from anemone.parallel.fp8 import Recipe
+from anemone.parallel.gradients import local
 
 PrecisionName = Literal["32", "tf32", "16-mixed", "bf16-mixed", "bf16-true", "fp8", "fp8-rowwise", "fp8-te"]
 
@@ -132,8 +132,7 @@ class Scaler:
     def unscale(self, gradients: list[Tensor]) -> None:
         """Divides gradients by the factor, in place; of one that is divided over ranks, the part that is here."""
         if self.enabled and gradients:
-            here = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
-            torch._foreach_mul_(here, 1 / self.factor)
+            torch._foreach_mul_([local(gradient) for gradient in gradients], 1 / self.factor)
 
     def update(self, overflow: bool) -> None:
         """Chooses the factor of the next step.
@@ -156,4 +155,4 @@ class Scaler:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a saved state; an empty one changes nothing."""
         if self.enabled and state:
-            self.factor, self.good = float(state["scale"]), int(state.get("good", state.get("_growth_tracker", 0)))
+            self.factor, self.good = float(state["scale"]), int(state["good"])

@@ -185,6 +185,10 @@ def read_checkpoint(path: Path, group: Group = None) -> Saved:
         ArchiveError: on all ranks; a file is missing or broken, or of another format.
     """
     agree(group, lambda: refuse_other_formats(path))
+    return _opened(path, group)
+
+
+def _opened(path: Path, group: Group) -> Saved:
     tensors = open_shards(path, group)
     numbers = json.loads(tensors.read(STATE))
     return Saved(numbers.pop("step"), numbers, tensors)
@@ -204,7 +208,7 @@ def newest_checkpoint(folder: Path, group: Group = None) -> Saved | None:
         path = standing(folder / f"step_{step}")
         agree(group, lambda path=path: refuse_other_formats(path))  # type: ignore[misc]
         try:
-            return read_checkpoint(path, group)
+            return _opened(path, group)
         except ArchiveError as error:
             log.warning("%s The one before is tried.", error)
     if steps:
