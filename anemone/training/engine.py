@@ -116,7 +116,7 @@ class Engine:
         self.scaler = Scaler(enabled=self.precision.scaled)
         self.parallel, mesh = parallel, parallel.mesh if parallel else None
         self.share = Share(parallel, task, self.precision, self.device) if parallel else None
-        self.data_rank, self.data_world = (mesh.data_rank, mesh.data_world) if mesh else (ranks.rank(), ranks.world())
+        self.data_rank, self.data_world = ranks.place(mesh)
         self.balances = nn.ModuleList(m for m in task.modules() if isinstance(m, Balance))
         self.readers = ranks.groups(mesh, "loss")
         """Ranks that read different data, or parts of it."""
@@ -128,8 +128,6 @@ class Engine:
         """Steps in a row, up to now, without a finite loss and gradient."""
         self.unit = 0.0
         """What sums of losses are divided by before going backward, where all ranks must agree on it; 0: not yet."""
-        self.most = 0
-        """Micro-batches of this rank in the largest step so far."""
         if parallel is None:
             ranks.copy_from_first([*task.parameters(), *task.buffers()])
         self.statistics = RunningStatistics(task)
@@ -218,7 +216,7 @@ class Engine:
                 self.optimizer.state[p] = {
                     key: value if own.get(key) is value else value.detach().clone() for key, value in saved.items()
                 }
-        self.unit = state.get("unit", 0.0)
+        self.unit = state["unit"]
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
@@ -235,12 +233,11 @@ class Engine:
                 if not alone:
                     self.statistics.collect()
             return losses, alone
-        parts = self.share.filled(micro_batches, self.share.spare, least=self.most)
+        parts = self.share.of_step(micro_batches)
         if not parts:
             return [], False
         self._agree_on_unit(micro_batches)
         if self.share.staged:
-            self.most = len(parts)  # a schedule takes as many as ever
             return self._learn_in_stages(parts, len(micro_batches)), False
         return self._learn_together(parts, len(micro_batches)), False
 

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from anemone.data import DataConfig, Examples, MicroBatch, StepLoader
 from anemone.data.problems import none_usable
+from anemone.tasks.task import States as States
 from anemone.tasks.task import Task, inference
 from anemone.training import ranks
 from anemone.training.precision import precision as find_precision
 from anemone.training.share import Share
-
-States = dict[str, Tensor]
 
 COUNTS = ("utterances", "sequences", "left_out")
 """What `count` may add to a task's states and `summarize` to its metrics."""
@@ -69,7 +68,7 @@ def evaluation_loader(
         shared: what several loaders read through.
         place: number of this rank among those that read different data, and how many do; all ranks by default.
     """
-    rank, world = place or (ranks.rank(), ranks.world())
+    rank, world = place or ranks.place(None)
     return data.loader(index, task.encode, training=False, rank=rank, world=world, shared=shared)
 
 

@@ -45,6 +45,11 @@ def groups(mesh: Mesh | None, *axes: str) -> tuple[Group, ...]:
     return tuple(axis.get_group() for name in axes if (axis := mesh.axis(name)))
 
 
+def place(mesh: Mesh | None) -> tuple[int, int]:
+    """Number of this rank among those that read different data, and how many do; without a mesh all do."""
+    return (mesh.data_rank, mesh.data_world) if mesh else (rank(), world())
+
+
 def own_group() -> dist.ProcessGroup | None:
     """A new group of all ranks that talk over the host's memory; None alone. All ranks must call it."""
     return dist.new_group(backend="gloo") if world() > 1 else None

@@ -39,6 +39,8 @@ class Share:
         self.parallel, self.task, self.mesh, self.device = parallel, task, parallel.mesh, device
         self.spare: MicroBatch | None = None
         """A batch without fault, to take part in a step with where there is no other."""
+        self.most = 0
+        """Micro-batches of this rank in the largest step so far, where a schedule drives them."""
         self.counts = parallel.is_last and self.mesh.rank("cp") == 0
         """Whether this rank counts rows; those along cp and pp see the same ones."""
         self.peers = ranks.groups(self.mesh, "loss", "pp")
@@ -53,6 +55,12 @@ class Share:
     def staged(self) -> bool:
         """Whether the network is cut into stages."""
         return self.mesh.size("pp") > 1
+
+    def of_step(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """This rank's parts of what it has of a step, `filled` up; a schedule takes as many as ever."""
+        parts = self.filled(micro_batches, self.spare, least=self.most)
+        self.most = max(self.most, len(parts)) if self.staged else 0
+        return parts
 
     def filled(
         self, micro_batches: Sequence[MicroBatch], spare: MicroBatch | None, *, least: int = 0
