@@ -230,11 +230,11 @@ class Finish(Callback):
         """Writes the results and the archive, on rank 0."""
         if ranks.rank() == 0:
             results = {"steps": steps, "of_step": module.engine.steps, "metrics": metrics}
-            notes, stored = card_notes(module, metrics), None
+            stored = None
             if module.engine.parallel:
                 path = self.folder / "checkpoints" / f"step_{module.engine.steps}"
                 stored = network(Shards(standing(path)))
-                notes["parameters"] = f"{sum(tensor.numel() for tensor in stored[0].values()):,}"
+            notes = card_notes(module, metrics)
             tasks.save(module.task, self.folder / "model.anemone", notes=notes, stored=stored)
             write_json(self.folder / "results.json", results)
 
@@ -270,6 +270,7 @@ def card_notes(module: TrainingModule, metrics: Mapping[str, float]) -> dict[str
     scores = {name.partition("/")[2]: value for name, value in metrics.items() if name.partition("/")[0] == held_out}
     return {
         "name": Path(config.run.folder).name,
+        "parameters": f"{module.num_parameters:,}",
         "datasets": sorted({Path(manifest).absolute().parent.name for manifest in config.data.train}),
         "scores": {name: value for name, value in scores.items() if name not in COUNTS},
         "measured_on": {"set": held_out, **{name: int(scores[name]) for name in COUNTS if name in scores}}

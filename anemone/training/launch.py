@@ -222,11 +222,11 @@ def build_callbacks(config: ExperimentConfig, task: Task, sets: Sets, *, console
 
 def announcement(module: TrainingModule, folder: Path, start: int) -> str:
     """What a run says first."""
-    index, size = module.index, sum(p.numel() for p in module.task.parameters())
+    index = module.index
     how = f"goes on from step {start}" if start else "starts"
     return (
         f"Run `{folder}` {how}: {counted(len(index), index.noun)} {index.extent}, "
-        f"{size:,} parameters, {counted(module.total_steps, 'step')}."
+        f"{module.num_parameters:,} parameters, {counted(module.total_steps, 'step')}."
     )
 
 

@@ -171,6 +171,8 @@ class TrainingModule(LightningModule):
         self.left_out = 0
         """Utterances of the training data, over all ranks, that were said to be left out."""
         self.total_steps = total_steps
+        self.num_parameters = sum(p.numel() for p in task.parameters())
+        """Of the whole network, before it is laid out."""
         self.saver = Saver(Path(config.run.folder) / "checkpoints")
         self.ledger, self.meter = Ledger(), Meter()
         self.parallel: Parallel | None = None
@@ -312,9 +314,7 @@ class TrainingModule(LightningModule):
     @property
     def place(self) -> tuple[int, int]:
         """Number of this rank among those that read different data, and how many do."""
-        if self.parallel is None:
-            return ranks.rank(), ranks.world()
-        return self.parallel.mesh.data_rank, self.parallel.mesh.data_world
+        return ranks.place(self.parallel.mesh if self.parallel else None)
 
     def name_row(self, number: int) -> str:
         """Where a row of the training data comes from."""

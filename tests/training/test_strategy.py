@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from anemone import load
+from anemone.checkpoint.archive import read_archive
 from anemone.config import decode
 from anemone.training.experiment import ExperimentConfig, train
 
@@ -127,3 +129,8 @@ def test_speech_is_learnt_over_shards_as_by_one_process(one, tree, tmp_path):
     started([sys.executable, str(tmp_path / "script.py"), str(tmp_path / "settings.json")]).check_returncode()
     for a, b in zip(one, numbers(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, rel=2e-4, abs=1e-5)
+    assert size_on_card(tmp_path / "two") == size_on_card(tmp_path / "one")
+
+
+def size_on_card(folder):
+    return re.search(r"parameters \| ([\d,]+)", read_archive(folder / "model.anemone").card)[1]
