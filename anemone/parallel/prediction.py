@@ -229,7 +229,7 @@ def _communicated(step: Step, gpu: GPU, time: Pass, sequence_len: int) -> Pass:
         return Pass(forward, backward)
     gather = reduce = 0.0
     for group in groups(one):
-        if len(group.parts) > 1:  # a block, not an end
+        if group.block:
             on = link(layout, "efsdp" if group.expert else "fsdp", gpu)
             moved = group.whole(on.members) * (on.members - 1) / on.members
             gather += on.seconds(1, moved * BYTES[layout.precision])

@@ -163,6 +163,11 @@ class Group(NamedTuple):
     """How many groups there are like this."""
 
     @property
+    def block(self) -> bool:
+        """Whether they are of a block, and not of the network's ends."""
+        return self.parts[0].name.startswith("layers.")
+
+    @property
     def numel(self) -> int:
         """How many numbers stand in one process while one of them is used."""
         return sum(part.numel for part in self.parts)

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from anemone.models.text.llama import SIZES
 from anemone.parallel.activations import in_flight
 from anemone.parallel.costs import Pass, model_operations
 from anemone.parallel.hardware import GPUS
-from anemone.parallel.memory import Layout
+from anemone.parallel.memory import Decoder, Layout
 from anemone.parallel.prediction import Job, bubble, predict
 from tests.parallel.orders import most_waiting, orders, seconds
 from tests.parallel.published import DECODERS
@@ -78,6 +79,15 @@ def test_more_of_a_resource_never_hurts():
     assert predict(JOB, layout, H100).step < slow.step
     assert predict(JOB, replace(layout, async_tp=True), H100).step < predict(JOB, layout, H100).step
     assert predict(JOB, replace(layout, compile=False), H100).step > predict(JOB, layout, H100).step
+
+
+def test_a_head_with_the_weights_of_the_embedding_is_sent_no_more_than_one_of_its_own():
+    decoder, layout = Decoder.of(SIZES["1b"], vocab_size=128_256), Layout(dp_shard=8, compile=True)
+    tied, own = (
+        predict(JOB._replace(decoder=replace(decoder, tie_embeddings=tie)), layout, H100).seconds
+        for tie in (True, False)
+    )
+    assert tied["communication"] <= own["communication"]
 
 
 def test_recomputation_trades_memory_for_time():
