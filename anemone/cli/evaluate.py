@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from anemone.cli import positive
 
 if TYPE_CHECKING:
-    from anemone.tasks.task import Task
-    from anemone.training.evaluation import States
+    from anemone.tasks.task import States, Task
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
