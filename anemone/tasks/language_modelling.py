@@ -110,7 +110,6 @@ class LanguageModellingTask(Task):
 
     verb: ClassVar[str] = "generate"
     monitor: ClassVar[tuple[str, Literal["max", "min"]]] = ("loss", "min")
-    lazy: ClassVar[bool] = True
 
     def __init__(self, parts: "Parts", files: Mapping[str, bytes]) -> None:
         refuse_strangers(parts, "text")
@@ -121,6 +120,7 @@ class LanguageModellingTask(Task):
         super().__init__(parts, parts.model.build(vocab_size))
         self.tokenizer: Tokenizer = tokenizer
         self.context_len: int | None = parts.task.context_len
+        self._sizes = np.array(tokenizer.sizes)
         self._criterion = parts.loss.build()
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
@@ -171,7 +171,7 @@ class LanguageModellingTask(Task):
 
     def _bytes(self, targets: Tensor) -> Tensor:
         """Bytes of the text that some targets stand for."""
-        sizes = torch.tensor(self.tokenizer.sizes, device=targets.device)
+        sizes = torch.from_numpy(self._sizes).to(targets.device)
         return sizes[targets[targets != IGNORED]].sum()
 
     def zero_states(self) -> States:

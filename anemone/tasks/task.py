@@ -38,13 +38,16 @@ class Task(nn.Module):
     monitor: ClassVar[tuple[str, Literal["max", "min"]]]
     """The entry of `summarize` that says which of two models is better, and which way."""
 
-    lazy: ClassVar[bool] = False
-    """Whether the network can be built without memory and filled parameter by parameter, by `draw`."""
-
     def __init__(self, parts: "Parts", network: nn.Module) -> None:
         super().__init__()
         self.parts = parts
         self.network = network
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the network can be built without memory and filled by `draw`, parameter by parameter; its config says."""
+        lazy: bool = self.parts.task.lazy
+        return lazy
 
     # --- what training asks -------------------------------------------------------------------------------------------
 
