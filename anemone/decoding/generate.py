@@ -108,16 +108,14 @@ def generate(
     """
     device = next(network.parameters()).device
     longest = max(len(prompt) for prompt in prompts)
-    lens = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    filled = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     tokens = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    size = longest + max_new_tokens
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     drawn: list[Tensor] = []
     going = torch.ones(len(prompts), dtype=torch.bool)
-    filled = longest - lens
-    with remembering(network, size, filled if filled.any() else None):
+    with remembering(network, longest + max_new_tokens, filled if filled.any() else None):
         for step in range(max_new_tokens):
-            places = torch.arange(size, device=device)[None, : longest + step][:, -tokens.shape[1] :]
+            places = torch.arange(longest + step - tokens.shape[1], longest + step, device=device)
             positions = (places - filled[:, None]).clamp(min=0)
             scores = network(tokens, positions)[:, -1].float().cpu()
             chosen = choose(scores, generators, temperature=temperature, top_k=top_k)

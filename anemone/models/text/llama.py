@@ -8,7 +8,6 @@ part is gated (SwiGLU, arXiv:2002.05202). With ``num_experts`` it is a mixture o
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -290,7 +289,10 @@ class Llama(nn.Module):
         self.norm: RMSNorm | None = RMSNorm(shape.d_model, shape.norm_eps)
         self.head: nn.Linear | None = nn.Linear(shape.d_model, vocab_size, bias=False)
         self.tie()
-        fill(self, self.named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if not parameter.is_meta:
+                    parameter.copy_(self.draw(name, parameter.shape))
 
     def tie(self) -> None:
         """Gives the head the embedding's weights, where they are tied and both are here.
@@ -342,11 +344,3 @@ class Llama(nn.Module):
         added = name.endswith(("attention.output.weight", "ffn.down.weight", "ffn.experts.down"))
         std = STD / math.sqrt(2 * self.shape.num_layers) if added else STD
         return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).mul_(std)
-
-
-@torch.no_grad()
-def fill(model: Llama, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """Gives parameters their first values, but for those without memory."""
-    for name, parameter in parameters:
-        if not parameter.is_meta:
-            parameter.copy_(model.draw(name, parameter.shape))
