@@ -16,11 +16,15 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from anemone.config import must
 from anemone.parallel import pipeline
-from anemone.parallel.fp8 import Recipe
+from anemone.parallel.compilation import compile_blocks
+from anemone.parallel.context import apply_context
+from anemone.parallel.expert import apply_experts
+from anemone.parallel.fp8 import Recipe, convert
 from anemone.parallel.gradients import BucketedSum, local, sum_partial, total_norm
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.norms import widen_batch_norms
-from anemone.parallel.plans import Planned, find_plans, matching
+from anemone.parallel.plans import Planned, find, find_plans
+from anemone.parallel.recompute import recompute
 from anemone.parallel.tensor import apply_tensor, check_length
 
 MODEL_AXES = ("pp", "cp", "tp", "ep")
@@ -47,18 +51,14 @@ def parallelize(
         ConfigError: the network cannot be laid out so; names the setting and the fix.
     """
     config, planned = mesh.config, check(network, mesh.config)
-    stages: dict[int, nn.Module] = {0: network}
-    layers: dict[int, list[str]] = {}
-    if config.pp > 1:
-        layers = pipeline.split(network, planned[0].plan, mesh)
+    layers = pipeline.split(network, planned[0].plan, mesh) if config.pp > 1 else {}
     for part in planned:
         _lay_out(part, mesh, fp8)
-    if config.pp > 1:
-        last = config.pp * (config.stages_per_rank or 1) - 1
-        stages = {
-            number: pipeline.view(network, planned[0].plan, names, first=number == 0, last=number == last)
-            for number, names in layers.items()
-        }
+    last = config.stages - 1
+    stages = {
+        number: pipeline.view(network, planned[0].plan, names, first=number == 0, last=number == last)
+        for number, names in layers.items()
+    } or {0: network}
     if short is not None:
         widen_batch_norms(network)
     if config.sharded > 1 or short is not None:
@@ -95,7 +95,7 @@ def check(network: nn.Module, config: ParallelConfig) -> list[Planned]:
 def _check_part(part: Planned, config: ParallelConfig) -> None:
     """Raises unless the numbers of a part divide by the degrees."""
     _, module, plan = part
-    experts = _children(module, plan.experts)
+    experts = find(module, plan.experts)
     for axis, able in (("pp", plan.layers), ("cp", plan.cores), ("tp", plan.tensor), ("ep", experts)):
         degree = getattr(config, axis)
         must(degree == 1 or bool(able), f"parallel.{axis}", f"1 for this {type(module).__name__}", value=degree)
@@ -111,29 +111,19 @@ def _lay_out(part: Planned, mesh: Mesh, fp8: Recipe | None) -> None:
     """All that happens to a part of a network before it is sharded."""
     config, (_, module, plan) = mesh.config, part
     if fp8 is not None:
-        from anemone.parallel.fp8 import convert
-
         convert(module, plan, fp8, tensor_parallel=config.tp)
     if config.tp > 1:
         apply_tensor(module, plan, mesh)
         _tie(module)
     if config.cp > 1:
-        from anemone.parallel.context import apply_context
-
         apply_context(module, plan, mesh)
-    if mesh.world is not None and _children(module, plan.experts):
-        from anemone.parallel.expert import apply_experts
-
+    if mesh.world is not None and find(module, plan.experts):
         apply_experts(module, plan, mesh)
     if config.recompute is not None:
-        from anemone.parallel.recompute import recompute
-
         within = ("tp", "cp", "ep", "efsdp") if config.ep > 1 else ("tp", "cp")  # ranks that meet inside of a block
         groups = [axis.get_group() for name in within if (axis := mesh.axis(name)) is not None]
         recompute(module, plan, config.recompute, groups=groups)
     if config.compile:
-        from anemone.parallel.compilation import compile_blocks
-
         compile_blocks(module, plan, tensor_parallel=config.tp > 1)
 
 
@@ -166,15 +156,15 @@ def _shard(root: nn.Module, mesh: Mesh, short: torch.dtype | None) -> None:
     again = mesh.config.zero == 3
     for _, part, plan in find_plans(root):
         if mesh.size("ep") > 1:
-            for experts in _children(part, plan.experts):
+            for experts in find(part, plan.experts):
                 fully_shard(experts, mesh=expert, mp_policy=policy, reshard_after_forward=again)
         blocks = [
             fully_shard(block, mesh=over, mp_policy=policy, reshard_after_forward=again)
-            for block in _children(part, plan.blocks)
+            for block in find(part, plan.blocks)
         ]
         _prefetch(blocks, mesh.config.prefetch)
         for ends, soon in ((plan.first, False), (plan.last, mesh.config.pp == 1)) if not _shared(part) else ():
-            for end in _children(part, ends):  # the last are needed again at once, where there is no pipeline
+            for end in find(part, ends):  # the last are needed again at once, where there is no pipeline
                 fully_shard(end, mesh=over, mp_policy=policy, reshard_after_forward=again and not soon)
         outer = None if part is root else torch.float32 if short else None
         around = MixedPrecisionPolicy(param_dtype=short, reduce_dtype=reduced, output_dtype=outer)
@@ -187,10 +177,6 @@ def _shard(root: nn.Module, mesh: Mesh, short: torch.dtype | None) -> None:
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
-
-
-def _children(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
-    return [module for pattern in patterns for _, module in matching(network, pattern)]
 
 
 def _shared(network: nn.Module) -> bool:
@@ -225,8 +211,8 @@ class Parallel:
         self.network, self.mesh, self._numbered, self._states = network, mesh, dict(stages), states
         self.stages = list(stages.values())
         """The network itself without a pipeline; else a view of it for each stage, in the order of the pipeline."""
-        last = mesh.config.pp * (mesh.config.stages_per_rank or 1) - 1
-        self.is_first, self.is_last = 0 in stages, last in stages
+        self.is_last = mesh.config.stages - 1 in stages
+        """Whether this rank has the last stage."""
         self._roots = [stage for stage in self.stages if isinstance(stage, FSDPModule)]
 
     @functools.cached_property

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anemone.parallel.plans import Plan
-from anemone.parallel.recompute import find_blocks
+from anemone.parallel.plans import Plan, find
 
 
 def compile_blocks(network: nn.Module, plan: Plan, *, tensor_parallel: bool = False, backend: str = "inductor") -> None:
@@ -18,7 +17,7 @@ def compile_blocks(network: nn.Module, plan: Plan, *, tensor_parallel: bool = Fa
         tensor_parallel: whether the network is divided over a tensor-parallel axis.
         backend: of ``torch.compile``.
     """
-    for block in find_blocks(network, plan):
+    for block in find(network, plan.blocks):
         block.compile(backend=backend)
     if tensor_parallel:
         for module in network.modules():

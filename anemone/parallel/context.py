@@ -39,10 +39,9 @@ def apply_context(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
     if axis is None:
         return
     part = Part(axis.get_group(), config.cp_balance)
-    for pattern in plan.cores:
-        for name, core in list(matching(network, pattern)):
-            assert isinstance(core, AttentionCore), name
-            network.set_submodule(name, METHODS[config.cp_method](core, part))
+    for name, core in list(matching(network, *plan.cores)):
+        assert isinstance(core, AttentionCore), name
+        network.set_submodule(name, METHODS[config.cp_method](core, part))
 
 
 # --- which part of a sequence -----------------------------------------------------------------------------------------

@@ -33,12 +33,11 @@ def apply_experts(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
     Raises:
         ConfigError: the experts do not divide.
     """
-    for pattern in plan.experts:
-        for name, _ in list(matching(network, pattern)):
-            owner = name.rpartition(".")[0]
-            moe = network.get_submodule(owner)
-            assert isinstance(moe, MoE), owner
-            _spread(owner, moe, plan, mesh)
+    for name, _ in list(matching(network, *plan.experts)):
+        owner = name.rpartition(".")[0]
+        moe = network.get_submodule(owner)
+        assert isinstance(moe, MoE), owner
+        _spread(owner, moe, plan, mesh)
 
 
 def _spread(name: str, moe: MoE, plan: Plan, mesh: Mesh) -> None:

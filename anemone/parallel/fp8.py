@@ -21,7 +21,7 @@ from torch import nn
 
 from anemone.config import must
 from anemone.errors import ConfigError
-from anemone.parallel.plans import Plan, matching
+from anemone.parallel.plans import Plan, find, matching
 
 log = logging.getLogger("anemone.parallel")
 
@@ -54,8 +54,7 @@ def convert(network: nn.Module, plan: Plan, recipe: Recipe, *, tensor_parallel: 
     must(recipe in get_args(Recipe), "precision", "fp8, fp8-rowwise or fp8-te", value=recipe)
     layers = {
         f"{at}.{name}": layer
-        for pattern in plan.blocks
-        for at, block in matching(network, pattern)
+        for at, block in matching(network, *plan.blocks)
         for name, layer in block.named_modules()
         if type(layer) is nn.Linear
     }
@@ -67,7 +66,7 @@ def convert(network: nn.Module, plan: Plan, recipe: Recipe, *, tensor_parallel: 
         setattr(network.get_submodule(parent), last, make(layer))
     if left := sorted(layers.keys() - fit.keys()):
         log.warning("No fp8 for layers with a width that is no multiple of %d: %s.", MULTIPLE, ", ".join(left))
-    if any(True for pattern in plan.experts for _ in matching(network, pattern)):
+    if find(network, plan.experts):
         log.warning("No fp8 for the grouped products of experts; they compute in bfloat16.")
     return list(fit)
 

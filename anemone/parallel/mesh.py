@@ -20,7 +20,6 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from anemone.config import must, of_kind
-from anemone.parallel.recompute import RECOMPUTE
 
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 """From outermost to innermost."""
@@ -39,6 +38,14 @@ ONE_NUMBER = {"gpipe", "1f1b", "zbv", "dualpipev"}
 
 ZERO_BUBBLE = {"interleaved_zero_bubble", "zbv", "dualpipev"}
 """Schedules that compute the gradients of inputs and of weights apart."""
+
+RECOMPUTE = {
+    "none": "anemone.parallel.recompute:NoneConfig",
+    "full": "anemone.parallel.recompute:FullConfig",
+    "selective": "anemone.parallel.recompute:SelectiveConfig",
+    "auto": "anemone.parallel.recompute:AutoConfig",
+}
+"""Kind -> config; what they import costs half a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +117,11 @@ class ParallelConfig:
     def sharded(self) -> int:
         """Number of ranks that weights are sharded over."""
         return self.dp_shard * self.cp
+
+    @property
+    def stages(self) -> int:
+        """Number of stages of a pipeline; of a layout that is resolved."""
+        return self.pp * (self.stages_per_rank or 1)
 
     def resolve(self, world: int) -> "ParallelConfig":
         """Returns the settings with every number filled in, for ``world`` processes.

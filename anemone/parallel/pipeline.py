@@ -94,10 +94,9 @@ def check_stages(network: nn.Module, plan: Plan, config: ParallelConfig) -> None
     Raises:
         ConfigError: there are fewer layers than stages, or the first and last stage would share weights.
     """
-    must(bool(plan.layers), "parallel.pp", f"1, as {type(network).__name__} has no stages", value=config.pp)
-    count, total = len(list(network.get_submodule(plan.layers).children())), config.pp * (config.stages_per_rank or 1)
-    rule = f"such that pp * stages_per_rank ({total}) is at most `model.num_layers`, {count}"
-    must(total <= count, "parallel.pp", rule, value=config.pp)
+    count = len(list(network.get_submodule(plan.layers).children()))
+    rule = f"such that pp * stages_per_rank ({config.stages}) is at most `model.num_layers`, {count}"
+    must(config.stages <= count, "parallel.pp", rule, value=config.pp)
     _refuse_ties(network, plan)
 
 
@@ -105,27 +104,22 @@ def split(network: nn.Module, plan: Plan, mesh: Mesh) -> dict[int, list[str]]:
     """Leaves a network only what this rank's stages compute; returns number of each stage -> names of its layers.
 
     Args:
-        network: changed in place.
+        network: one that passes `check_stages`; changed in place.
         plan: of its class.
         mesh: with more than one rank along ``pp``.
-
-    Raises:
-        ConfigError: the network cannot be cut so, see `check_stages`.
     """
     config = mesh.config
-    check_stages(network, plan, config)
-    assert config.stages_per_rank is not None
     layers = network.get_submodule(plan.layers)
     assert isinstance(layers, nn.ModuleDict)
-    names, total = list(layers), config.pp * config.stages_per_rank
-    counts = share_layers(len(names), total)
+    names, each = list(layers), config.stages // config.pp
+    counts = share_layers(len(names), config.stages)
     mine = {
         number: names[sum(counts[:number]) :][: counts[number]]
-        for number in stage_numbers(config.schedule, mesh.rank("pp"), config.pp, stages_per_rank=config.stages_per_rank)
+        for number in stage_numbers(config.schedule, mesh.rank("pp"), config.pp, stages_per_rank=each)
     }
     for name in set(names) - set(itertools.chain.from_iterable(mine.values())):
         del layers[name]
-    for module in [*(plan.first if 0 not in mine else ()), *(plan.last if total - 1 not in mine else ())]:
+    for module in [*(plan.first if 0 not in mine else ()), *(plan.last if config.stages - 1 not in mine else ())]:
         setattr(network, module, None)
     return mine
 
@@ -180,12 +174,8 @@ class Pipeline:
         self, stages: Mapping[int, nn.Module], mesh: Mesh, loss: Loss, *, states: Callable[[Inputs], Tensor]
     ) -> None:
         self.mesh, self.loss, self.states = mesh, loss, states
-        config = mesh.config
-        assert config.stages_per_rank is not None
-        self.total = config.pp * config.stages_per_rank
-        self.is_first, self.is_last = 0 in stages, self.total - 1 in stages
         self.names = list(inspect.signature(next(iter(stages.values())).forward).parameters)[1:]
-        self.modules = {number: Unseen(stage) if config.zero > 1 else stage for number, stage in stages.items()}
+        self.modules = {number: Unseen(stage) if mesh.config.zero > 1 else stage for number, stage in stages.items()}
         self._schedules: dict[Any, torch_schedules._PipelineSchedule] = {}
 
     def step(self, micro_batches: Sequence[Inputs]) -> list[Tensor]:
@@ -219,9 +209,10 @@ class Pipeline:
             for column in zip(*micro_batches, strict=True)
         )
         losses: list[Tensor] = []
-        ends = {"target": torch.arange(len(micro_batches)), "losses": losses} if self.is_last else {}
+        is_last = self.mesh.config.stages - 1 in self.modules
+        ends = {"target": torch.arange(len(micro_batches)), "losses": losses} if is_last else {}
         shared = {name: value for name, value in zip(self.names, others, strict=False) if value is not None}
-        run(*((first,) if self.is_first else ()), return_outputs=False, **ends, **shared)
+        run(*((first,) if 0 in self.modules else ()), return_outputs=False, **ends, **shared)
         return losses
 
     def _schedule(self, name: str, micro_batches: Sequence[Inputs]) -> torch_schedules._PipelineSchedule:
@@ -236,7 +227,7 @@ class Pipeline:
             PipelineStage(
                 module,
                 number,
-                self.total,
+                self.mesh.config.stages,
                 torch.device(self.mesh.device_type),
                 input_args=tokens.to("meta") if number == 0 else like,
                 output_args=like,

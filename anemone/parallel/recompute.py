@@ -26,19 +26,12 @@ from torch.utils.checkpoint import (
 from anemone.config import must
 from anemone.parallel.budget import Budget, Kept, Mode, measure
 from anemone.parallel.operations import OPERATIONS, GiveBack, Keep
-from anemone.parallel.plans import Plan, matching
+from anemone.parallel.plans import Plan, find
 
 log = logging.getLogger("anemone.parallel")
 
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 Forward = Callable[..., Any]
-
-RECOMPUTE = {
-    "none": "anemone.parallel.recompute:NoneConfig",
-    "full": "anemone.parallel.recompute:FullConfig",
-    "selective": "anemone.parallel.recompute:SelectiveConfig",
-    "auto": "anemone.parallel.recompute:AutoConfig",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +112,7 @@ def parse_bytes(text: str) -> int:
 def recompute(
     network: nn.Module, plan: Plan, config: RecomputeConfig | None, *, groups: Sequence[dist.ProcessGroup] = ()
 ) -> None:
-    """Makes blocks of a network compute their activations again in the backward pass.
+    """Makes blocks of a network compute their activations again in the backward pass; their names and classes stay.
 
     Args:
         network: changed in place; what a pipeline stage has of it will do.
@@ -127,34 +120,14 @@ def recompute(
         config: which blocks, and how; None for none.
         groups: ranks that talk to each other within a block, so that a budget must choose alike for them.
     """
-    blocks = find_blocks(network, plan)
+    blocks = find(network, plan.blocks)
     if isinstance(config, FullConfig):
         for block in blocks[: config.first : config.every]:
-            wrap_forward(block, functools.partial(recomputed, block, config.operations))
+            block.forward = recomputed(block, config.operations, block.forward)
     elif isinstance(config, AutoConfig):
         budget = Budget(parse_bytes(config.budget), len(blocks), groups)
         for number, block in enumerate(blocks):
-            wrap_forward(block, functools.partial(_budgeted, budget, number, block))
-
-
-def find_blocks(network: nn.Module, plan: Plan) -> list[nn.Module]:
-    """Returns the blocks that a network holds, in order.
-
-    Args:
-        network: whole, or what a pipeline stage has of it.
-        plan: names its blocks.
-    """
-    return [block for pattern in plan.blocks for _, block in matching(network, pattern)]
-
-
-def wrap_forward(block: nn.Module, wrap: Callable[[Forward], Forward]) -> None:
-    """Puts a function around a block's forward; names of parameters, hooks and the block's class stay as they are.
-
-    Args:
-        block: changed in place.
-        wrap: takes the forward and returns what stands in its place.
-    """
-    block.forward = wrap(block.forward)
+            block.forward = _budgeted(budget, number, block, block.forward)
 
 
 def _budgeted(budget: Budget, number: int, block: nn.Module, forward: Forward) -> Forward:

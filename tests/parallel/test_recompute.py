@@ -13,14 +13,13 @@ from anemone.config import decode
 from anemone.errors import ConfigError
 from anemone.models.text.llama import LlamaConfig
 from anemone.parallel.budget import Budget, Kept
-from anemone.parallel.plans import Plan
+from anemone.parallel.plans import Plan, find
 from anemone.parallel.processes import run_ranks
 from anemone.parallel.recompute import (
     AutoConfig,
     FullConfig,
     NoneConfig,
     SelectiveConfig,
-    find_blocks,
     parse_bytes,
     recompute,
 )
@@ -191,7 +190,7 @@ def test_it_is_counted_over_the_blocks_that_a_process_holds():
     for name, block in network.layers.items():
         block.ffn.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
     recompute(network, PLAN, FullConfig(first=1))
-    assert len(find_blocks(network, PLAN)) == 2
+    assert len(find(network, PLAN.blocks)) == 2
     loss_of(network).backward()
     assert ran == ["1", "3", "1"]
 

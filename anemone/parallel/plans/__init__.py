@@ -1,7 +1,7 @@
 """How networks are laid out over a mesh: one table for each architecture, found by the name of its class."""
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -71,8 +71,8 @@ def _plan_name(module: nn.Module) -> str:
     return next((cls.__name__ for cls in type(module).__mro__ if cls.__name__ in PLANS), "")
 
 
-def matching(network: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yields the modules whose name fits a pattern, in order.
+def matching(network: nn.Module, *patterns: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yields the modules whose name fits a pattern, and the name; pattern by pattern, in order.
 
     Example:
         >>> net = nn.Sequential(nn.Sequential(nn.ReLU()), nn.Sequential(nn.ReLU()))
@@ -81,10 +81,15 @@ def matching(network: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]
 
     Args:
         network: whose modules.
-        pattern: names with ``*`` for one part.
+        *patterns: names with ``*`` for one part.
     """
-    wanted = pattern.split(".")
-    for name, module in network.named_modules():
-        parts = name.split(".")
-        if len(parts) == len(wanted) and all(fnmatch.fnmatchcase(a, b) for a, b in zip(parts, wanted, strict=True)):
-            yield name, module
+    for wanted in (pattern.split(".") for pattern in patterns):
+        for name, module in network.named_modules():
+            parts = name.split(".")
+            if len(parts) == len(wanted) and all(fnmatch.fnmatchcase(a, b) for a, b in zip(parts, wanted, strict=True)):
+                yield name, module
+
+
+def find(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """Returns the modules whose name fits one of the patterns, as `matching` yields them."""
+    return [module for _, module in matching(network, *patterns)]
