@@ -47,6 +47,8 @@ class Product(NamedTuple):
     n: int
     k: int
     times: int = 1
+    inputs: int = 1
+    """How many (m, k) there are among them."""
 
     @property
     def operations(self) -> float:
@@ -64,7 +66,7 @@ def block_products(decoder: Decoder, layout: Layout, n: Tokens) -> list[Product]
     here = math.ceil(decoder.num_experts / layout.ep)
     rows = n.t * decoder.num_experts_per_token * layout.ep / decoder.num_experts  # of one expert, evenly spread
     router = Product(n.t, decoder.num_experts, d)
-    return [*attention, router, Product(rows, width["F"], d, 2 * here), Product(rows, d, width["F"], here)]
+    return [*attention, router, Product(rows, width["F"], d, 2 * here, here), Product(rows, d, width["F"], here, here)]
 
 
 def attention_operations(decoder: Decoder, layout: Layout, n: Tokens, *, sequence_len: int) -> float:
@@ -146,7 +148,7 @@ def casting(products: list[Product], layout: Layout) -> float:
     """Returns the bytes that a forward moves to turn the numbers of its products into fp8; both factors of each."""
     if number_of(layout.precision) != "fp8":
         return 0.0
-    return CAST[layout.kernels] * sum(p.m * p.k + p.k * p.n * p.times for p in products)
+    return CAST[layout.kernels] * sum(p.m * p.k * p.inputs + p.k * p.n * p.times for p in products)
 
 
 def head_time(decoder: Decoder, layout: Layout, n: Tokens, *, gpu: GPU) -> Pass:
