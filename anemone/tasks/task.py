@@ -45,7 +45,7 @@ class Task(nn.Module):
 
     @property
     def lazy(self) -> bool:
-        """Whether the network can be built without memory and filled by `draw`, one parameter at a time; see its config."""
+        """Whether the network can be built without memory and filled by `draw` afterwards; see its config."""
         lazy: bool = self.parts.task.lazy
         return lazy
 
