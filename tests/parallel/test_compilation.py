@@ -10,7 +10,7 @@ from torch.distributed.tensor.parallel import RowwiseParallel
 
 from anemone.losses.token_cross_entropy import token_cross_entropy
 from anemone.models.text.llama import LlamaConfig
-from anemone.parallel import compilation, recompute, tensor
+from anemone.parallel import apply, recompute, tensor
 from anemone.parallel.apply import parallelize
 from anemone.parallel.compilation import compile_blocks
 from anemone.parallel.initial import initialize
@@ -111,7 +111,6 @@ def over(rank, layout, hooks, stock=False):
 
     The embedding is divided in our way, which waits for its sum, or in torch's own, whose sum is still under way.
     """
-    compiled = compilation.compile_blocks
     if stock:
         tensor.STYLES["embedding"] = lambda between: RowwiseParallel(
             input_layouts=Replicate(), output_layouts=between.states
@@ -120,9 +119,9 @@ def over(rank, layout, hooks, stock=False):
     for hook in hooks:
 
         def quick(network, plan, *, tensor_parallel, hook=hook):
-            compiled(network, plan, tensor_parallel=tensor_parallel and hook, backend="aot_eager")
+            compile_blocks(network, plan, tensor_parallel=tensor_parallel and hook, backend="aot_eager")
 
-        compilation.compile_blocks = quick
+        apply.compile_blocks = quick
         torch._dynamo.reset()
         with torch.device("meta"):
             network = LlamaConfig(**SIZES).build(64)
