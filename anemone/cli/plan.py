@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from anemone.cli import positive
 from anemone.cli.config import add_experiment
-from anemone.config import compose, must
+from anemone.config import compose, encode, must
+from anemone.parallel.hardware import GB, GIB, GPUS, gpu_named
 
 if TYPE_CHECKING:
     from anemone.parallel.planner import Asked, Plan, Refused
     from anemone.parallel.prediction import Prediction
-    from anemone.training.experiment import ExperimentConfig
-
-GIB, GB = 2**30, 10**9
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the verb takes."""
-    from anemone.parallel.hardware import GPUS
-
     add_experiment(parser)
     parser.add_argument("--gpus", type=positive, required=True, metavar="N", help="how many there are")
     parser.add_argument("--gpu", default="h100-80gb", metavar="NAME", help=f"one of {', '.join(GPUS)}")
@@ -42,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from anemone.cli.table import table
     from anemone.parallel.planner import plan
 
-    asked, own = question(args)
+    asked = question(args)
     found = plan(asked)
     if args.json:
         print(_json(asked, found, args.top))
@@ -50,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     print(_heading(args, asked))
     if found.feasible:
         shown = found.feasible[: args.top]
-        print(f"\n{table([_row(number, one, own) for number, one in enumerate(shown, 1)])}")
+        print(f"\n{table([_row(number, one, asked.base) for number, one in enumerate(shown, 1)])}")
         memory = table([_memory(number, one) for number, one in enumerate(shown, 1)])
         print(f"\nMemory of the process that needs the most, GiB:\n{memory}")
         print(f"\nWhat a process of layout 1 exchanges in a step:\n{table(_traffic(shown[0]))}")
@@ -62,15 +58,14 @@ def run(args: argparse.Namespace) -> int:
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def question(args: argparse.Namespace) -> "tuple[Asked, Any]":
-    """Returns what is to be planned, and the settings of `parallel` that the experiment has.
+def question(args: argparse.Namespace) -> "Asked":
+    """Returns what is to be planned.
 
     Raises:
         ConfigError: the experiment is none of a language model, or its settings cannot be planned.
     """
     from dataclasses import replace
 
-    from anemone.parallel.hardware import gpu_named
     from anemone.parallel.memory import OPTIMIZERS, Decoder
     from anemone.parallel.planner import Asked
     from anemone.training.settings import experiment
@@ -79,10 +74,11 @@ def question(args: argparse.Namespace) -> "tuple[Asked, Any]":
     if args.network is not None:
         gpu = replace(gpu, slow=args.network / 8 * GB)
     config = experiment(args.experiment, args.overrides)
-    kind = str(_kind(config.model))
+    tree = encode(config)
+    kind, optim = tree["model"]["kind"], tree["optim"]
     hint = "`anemone inspect` shows the sizes of other networks."
     must(kind == "llama", "model.kind", "llama: time and activations of others are not known", value=kind, hint=hint)
-    optimizer = _optimizer(config)
+    optimizer = f"{optim['kind']} with momentum" if optim["kind"] == "sgd" and optim["momentum"] else optim["kind"]
     must(optimizer in OPTIMIZERS, "optim.kind", f"one of {', '.join(OPTIMIZERS)} for a plan", value=optimizer)
     vocabulary = config.task.vocab_size or config.task.tokenizer.build({}).vocab_size
     data, micro = config.data, config.data.batch_size
@@ -98,22 +94,7 @@ def question(args: argparse.Namespace) -> "tuple[Asked, Any]":
         fixed=_fixed(args.experiment, args.overrides, config.parallel),
         optimizer=optimizer,
         precision=config.precision,
-    ), config.parallel
-
-
-def _kind(config: Any) -> Any:
-    from anemone.models import MODELS
-
-    names = {target: kind for kind, target in MODELS.items()}
-    return names[f"{type(config).__module__}:{type(config).__name__}"]
-
-
-def _optimizer(config: "ExperimentConfig") -> str:
-    from anemone.training.optim import OPTIMIZERS, SGDConfig
-
-    names = {target: kind for kind, target in OPTIMIZERS.items()}
-    kind = names[f"{type(config.optim).__module__}:{type(config.optim).__name__}"]
-    return "sgd with momentum" if isinstance(config.optim, SGDConfig) and config.optim.momentum else kind
+    )
 
 
 def _fixed(name: str, overrides: list[str], parallel: Any) -> dict[str, Any]:
@@ -172,10 +153,15 @@ def degrees(layout: Any) -> str:
 
 def _same(layout: Any, own: Any) -> bool:
     """Whether a layout is what the experiment asks for."""
+    from anemone.parallel.memory import recompute_kind
+
     names = ("dp_shard", "cp", "tp", "pp", "ep", "zero", "schedule")
-    mode = "none" if own.recompute is None else type(own.recompute).__name__.removesuffix("Config").lower()
     turns = own.stages_per_rank in (None, layout.stages_per_rank)
-    return turns and mode == layout.recompute and all(getattr(layout, name) == getattr(own, name) for name in names)
+    return (
+        turns
+        and recompute_kind(own) == layout.recompute
+        and all(getattr(layout, name) == getattr(own, name) for name in names)
+    )
 
 
 def _memory(number: int, prediction: "Prediction") -> dict[str, Any]:
@@ -227,10 +213,12 @@ def _refusals(found: "Plan", *, all_of_them: bool) -> str:
 
 
 def _why(refused: "Refused") -> str:
+    from anemone.parallel.memory import recompute_kind
+
     config = refused.config
-    mode = "none" if config.recompute is None else type(config.recompute).__name__.removesuffix("Config").lower()
-    choices = f"zero {config.zero}, {config.schedule}, recompute {mode}" if refused.kind == "memory" else ""
-    return f"{choices}: {refused.reason}".removeprefix(": ")
+    if refused.kind != "memory":
+        return refused.reason
+    return f"zero {config.zero}, {config.schedule}, recompute {recompute_kind(config)}: {refused.reason}"
 
 
 def _json(asked: "Asked", found: "Plan", top: int) -> str:

@@ -82,10 +82,8 @@ def model_operations(decoder: Decoder, sequence_len: int) -> float:
     counted as if it were not causal, nothing counted twice for recomputation.
     """
     experts = decoder.num_experts_per_token / decoder.num_experts if decoder.num_experts else 1.0
-    active = 0.0
-    for layer in block_weights(decoder, "*"):
-        active += layer.numel * (experts if layer.expert else 1.0)
-    active = active * decoder.num_layers + decoder.vocab_size * decoder.d_model
+    block = sum(weight.numel * (experts if weight.expert else 1.0) for weight in block_weights(decoder, "*"))
+    active = block * decoder.num_layers + decoder.vocab_size * decoder.d_model
     return 6 * active + 12.0 * decoder.num_layers * decoder.num_heads * decoder.d_head * sequence_len
 
 

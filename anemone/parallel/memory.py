@@ -1,4 +1,4 @@
-"""Bytes that one process holds of weights, gradients and optimizer states, counted exactly, without PyTorch.
+"""Bytes that one process holds of weights, gradients and optimizer states, counted exactly, without a network.
 
 The rules are those of the code that does it: tensor parallel cuts one axis of a matrix into equal parts; FSDP2 cuts the
 first axis of what is left by ``torch.chunk``, so that with uneven sizes the first processes hold the most, and pads
@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, NamedTuple
+
+from anemone.config import encode
+from anemone.parallel.pipeline import share_layers, stage_numbers
 
 FLOAT = 4  # bytes of a master weight, of its gradient and of a state
 
@@ -69,7 +72,7 @@ class Layout:
     recompute: str = "none"
     """none, selective or full; alternate is torchtitan's selective: every second product is recomputed."""
     recomputed: float = 1.0
-    """Share of the blocks that are."""
+    """Share of the blocks that are, unless none is; ask `repeated`."""
     compile: bool = False
     async_tp: bool = False
     prefetch: int = 1
@@ -95,6 +98,11 @@ class Layout:
         return self.data * self.cp * self.tp * self.pp
 
     @property
+    def repeated(self) -> float:
+        """Share of the blocks whose forward is repeated, in part or whole."""
+        return self.recomputed if self.recompute != "none" else 0.0
+
+    @property
     def stages(self) -> int:
         """Stages of the pipeline."""
         return self.pp * self.stages_per_rank
@@ -113,10 +121,15 @@ class Layout:
             precision: of the run.
             recomputed: share of the blocks that are recomputed, if any are.
         """
-        mode = "none" if config.recompute is None else type(config.recompute).__name__.removesuffix("Config").lower()
         same = [f.name for f in fields(cls) if f.name != "recompute" and f.name in config.__dataclass_fields__]
         values = {name: getattr(config, name) for name in same}
-        return cls(**values, recompute=mode, precision=precision, recomputed=recomputed)
+        return cls(**values, recompute=recompute_kind(config), precision=precision, recomputed=recomputed)
+
+
+def recompute_kind(config: Any) -> str:
+    """The kind of recomputation that a `ParallelConfig` asks for."""
+    chosen = encode(config)["recompute"]
+    return str(chosen["kind"]) if chosen else "none"
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -250,7 +263,7 @@ def states(stage: Mapping[Weight, int], layout: Layout, *, optimizer: str = "ada
     Gradients are those that are kept from one micro-batch to the next: whole under zero 1, shards otherwise.
 
     Args:
-        stage: parameters of this process's stages, whole, and how many there are of each, as `alike` counts them.
+        stage: parameters of this process's stages, whole, and how many there are of each, as `rank_alike` counts them.
         layout: degrees.
         optimizer: a name out of `OPTIMIZERS`.
         rank: of the process among those that weights are sharded over.
@@ -284,8 +297,6 @@ def blocks_of(num_layers: int, layout: Layout, rank: int) -> dict[int, range]:
 
 @cache
 def _blocks_of(num_layers: int, layout: Layout, rank: int) -> dict[int, range]:
-    from anemone.parallel.pipeline import share_layers, stage_numbers
-
     counts = share_layers(num_layers, layout.stages)
     numbers = stage_numbers(layout.schedule, rank, layout.pp, stages_per_rank=layout.stages_per_rank)
     return {number: range(sum(counts[:number]), sum(counts[: number + 1])) for number in numbers}
@@ -298,12 +309,10 @@ def rank_weights(decoder: Decoder, layout: Layout, rank: int) -> list[Weight]:
     return [w for n, layers in held_here.items() for w in weights(decoder, layers, first=n == 0, last=n == last)]
 
 
-def alike(stage: Iterable[Weight]) -> Counter[Weight]:
-    """Counts parameters that differ in nothing but their names."""
-    return Counter(weight._replace(name="") for weight in stage)
-
-
 @cache
 def rank_alike(decoder: Decoder, layout: Layout, rank: int) -> Counter[Weight]:
-    """`alike` of `rank_weights`, where of the layout only the pipeline counts: ask with `Layout.pipeline`."""
-    return alike(rank_weights(decoder, layout, rank))
+    """Counts those of `rank_weights` that differ in nothing but their names.
+
+    Of the layout only the pipeline counts: ask with `Layout.pipeline`, so that others find the answer kept.
+    """
+    return Counter(weight._replace(name="") for weight in rank_weights(decoder, layout, rank))

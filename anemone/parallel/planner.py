@@ -1,6 +1,7 @@
 """Which layouts of a job fit on some accelerators, how fast each would be, and why the others do not work.
 
-Every setting that is not asked for is tried; what a layout must obey is asked of the code that would run it.
+Every setting that is not asked for is tried. What degrees and schedules must obey is asked of the code that would run
+them; what they ask of a network, whose numbers are all that is known of it here, `check` says again.
 """
 
 import itertools
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from anemone.config import must
 from anemone.errors import ConfigError
 from anemone.parallel.hardware import GIB, GPU
 from anemone.parallel.memory import Decoder, Layout
@@ -187,35 +189,35 @@ def check(config: ParallelConfig, asked: Asked) -> int:
     Raises:
         ConfigError: the layout does not divide the network or the step.
     """
-    assert config.dp_replicate is not None
-    assert config.stages_per_rank is not None
-    decoder, stages = asked.decoder, config.pp * config.stages_per_rank
+    decoder, tp = asked.decoder, config.tp
     sizes = {"heads": decoder.num_heads, "heads of keys": decoder.num_kv_heads}
     sizes |= {"`model.d_ff`": decoder.d_ff, "vocabulary": decoder.vocab_size}
     for what, size in sizes.items():
-        _must(size % config.tp == 0, "tp", f"a divisor of the {size} of {what}", config.tp)
-    _must(stages <= decoder.num_layers, "pp", f"such that {stages} stages share {decoder.num_layers} layers", config.pp)
-    _must(config.pp == 1 or not decoder.tie_embeddings, "pp", "1 where the head has the embedding's weights", config.pp)
-    _must(max(1, decoder.num_experts) % config.ep == 0, "ep", f"a divisor of {decoder.num_experts} experts", config.ep)
+        must(size % tp == 0, "parallel.tp", f"a divisor of the {size} of {what}", value=tp)
+    rule = f"such that each part of an expert's width, {decoder.d_ff}, is a multiple of 8"
+    must(not decoder.num_experts or decoder.d_ff % (8 * tp) == 0, "parallel.tp", rule, value=tp)
+    rule = f"such that {config.stages} stages share {decoder.num_layers} layers"
+    must(config.stages <= decoder.num_layers, "parallel.pp", rule, value=config.pp)
+    rule = "1 where the head has the embedding's weights"
+    must(config.pp == 1 or not decoder.tie_embeddings, "parallel.pp", rule, value=config.pp)
+    rule = f"a divisor of {decoder.num_experts} experts"
+    must(max(1, decoder.num_experts) % config.ep == 0, "parallel.ep", rule, value=config.ep)
     chunks = 2 * config.cp if config.cp > 1 and config.cp_balance == "zigzag" else config.cp
-    chunks *= config.tp if config.sequence_parallel else 1
+    chunks *= tp if config.sequence_parallel else 1
     rule = f"such that a sequence of {asked.sequence_len} divides by {chunks}"
-    _must(asked.sequence_len % chunks == 0, "cp", rule, config.cp)
+    must(asked.sequence_len % chunks == 0, "parallel.cp", rule, value=config.cp)
     if config.cp_method == "ulysses":
-        heads = decoder.num_heads // config.tp
-        _must(heads % config.cp == 0, "cp", f"a divisor of the {heads} heads of a rank under ulysses", config.cp)
+        heads = decoder.num_heads // tp
+        rule = f"a divisor of the {heads} heads of a rank under ulysses"
+        must(heads % config.cp == 0, "parallel.cp", rule, value=config.cp)
+    assert config.dp_replicate is not None
     readers = config.dp_replicate * config.dp_shard
     each, left = divmod(asked.sequences, readers * asked.micro_batch)
     rule = f"such that {asked.sequences} sequences of a step are micro-batches of {asked.micro_batch} for each of them"
-    _must(each > 0 and not left, "dp_shard", rule, readers)
+    must(each > 0 and not left, "parallel.dp_shard", rule, value=readers)
     if config.pp > 1:
         try:
             check_count(config.schedule, config.pp, each)
         except ConfigError as error:
             raise ConfigError(str(error).replace("trainer.batches_per_step", "parallel.schedule", 1)) from None
     return each
-
-
-def _must(ok: bool, setting: str, rule: str, value: object) -> None:
-    if not ok:
-        raise ConfigError(f"`parallel.{setting}` must be {rule}, but is {value!r} instead.")

@@ -138,7 +138,7 @@ def activations_of(job: Job, layout: Layout, rank: int) -> int:
     number = sum(map(len, stages.values()))
     chosen = block(decoder, layout, n, mode=layout.recompute)
     plain = block(decoder, layout, n, mode="none").kept
-    redone = round(layout.recomputed * number) if layout.recompute != "none" else 0
+    redone = round(layout.repeated * number)
     chunks = layout.stages_per_rank
     batches = in_flight(layout.schedule, layout.pp, rank, chunks=chunks, micro_batches=job.micro_batches)
     passed = n.s * decoder.d_model * BYTES[layout.precision] * len(stages) if layout.pp > 1 else 0
@@ -205,7 +205,7 @@ def block_pass(step: Step, sequence_len: int, gpu: GPU) -> Pass:
     if layout.recompute == "alternate":
         products = costs.block_products(step.decoder, layout, step.n)
         again += costs.products_time(products, layout, gpu, number=costs.number_of(layout.precision)) / 2
-    return Pass(one.forward, one.backward + layout.recomputed * again)
+    return Pass(one.forward, one.backward + layout.repeated * again)
 
 
 def _communicated(step: Step, gpu: GPU, time: Pass, sequence_len: int) -> Pass:
@@ -222,8 +222,7 @@ def _communicated(step: Step, gpu: GPU, time: Pass, sequence_len: int) -> Pass:
         flops = costs.attention_operations(decoder, layout, step.n, sequence_len=sequence_len)
         hidden = 3.5 * flops * (layout.cp - 1) / layout.cp / gpu.attending(layout.kernels)[0]
         exposed["cp"] = max(0.0, exposed["cp"] - hidden)
-    again = layout.recomputed if layout.recompute != "none" else 0.0
-    share, waits = 1 / (2 + again), sum(exposed.values())
+    share, waits = 1 / (2 + layout.repeated), sum(exposed.values())
     forward, backward = time.forward + waits * share, time.backward + waits * (1 - share)
     if layout.sharded == 1:
         return Pass(forward, backward)

@@ -135,7 +135,7 @@ class Step(NamedTuple):
     @property
     def redone(self) -> float:
         """How many of these forwards are repeated."""
-        return self.passes * self.layout.recomputed if self.layout.recompute != "none" else 0.0
+        return self.passes * self.layout.repeated
 
 
 def traffic(step: Step, gpu: GPU) -> list[Traffic]:

@@ -64,6 +64,11 @@ def test_every_refusal_is_listed_on_demand(anemone):
     assert ran.status == 1 and "`parallel.tp` must be a divisor of the 12 of heads" in ran.out
 
 
+def test_experts_whose_parts_would_be_uneven_are_refused(anemone):
+    ran = anemone("plan", *SMALL, "model.num_experts=4", "model.d_ff=104", "parallel.tp=2", "--refused")
+    assert ran.status == 1 and "`parallel.tp` must be such that each part of an expert's width, 104," in ran.out
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
