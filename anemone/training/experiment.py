@@ -36,10 +36,10 @@ class TrainerConfig:
     """Where to train; auto takes a GPU if there is one."""
 
     devices: int = 1
-    """Processes on this machine, one for each GPU or share of the CPU; under torchrun its number holds."""
+    """Processes on this machine, one for each GPU or share of the CPU; under torchrun or srun their number holds."""
 
     num_nodes: int = 1
-    """Machines; under torchrun its number holds."""
+    """Machines; under torchrun or srun their number holds."""
 
     batches_per_step: int | None = None
     """Micro-batches of an optimizer step over all processes; null takes one for each process that reads data of its own

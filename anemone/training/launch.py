@@ -25,6 +25,7 @@ from anemone.tasks.task import Task
 from anemone.training import ranks
 from anemone.training.callbacks import Checkpoints, Evaluations, Finish, Metrics, Stopping
 from anemone.training.experiment import ExperimentConfig, TrainResult
+from anemone.training.layout import build_task, num_shares, usual_batches
 from anemone.training.loggers import build_loggers
 from anemone.training.module import TrainingModule
 from anemone.training.precision import Precision, precision
@@ -132,12 +133,11 @@ def complete(config: ExperimentConfig, index: Examples) -> ExperimentConfig:
         ConfigError: the micro-batches of a step cannot be shared out to the processes.
     """
     task, trainer, parallel = config.task.complete(index), config.trainer, layout(config)
-    shares = (parallel.dp_replicate or 1) * parallel.dp_shard
+    shares = num_shares(parallel)
     if trainer.batches_per_step is None:
         started = Path(config.run.folder) / "config.yaml"
         before = yaml.safe_load(started.read_text("utf-8"))["trainer"]["batches_per_step"] if started.exists() else None
-        usual = shares * (2 * parallel.pp if parallel.pp > 1 else 1)
-        trainer = dataclasses.replace(trainer, batches_per_step=before or usual)
+        trainer = dataclasses.replace(trainer, batches_per_step=before or usual_batches(parallel))
     rule = f"a multiple of the number of processes that read different data ({shares})"
     number = trainer.batches_per_step or 1
     must(number % shares == 0, "trainer.batches_per_step", rule, value=number)
@@ -181,13 +181,6 @@ def useless_settings(config: ExperimentConfig) -> list[str]:
     must(weights != "best", "checkpoint.weights", rule, value=weights)
     said = "`trainer.eval_every` changes nothing, as `data.valid` is empty."
     return [said] if config.trainer.eval_every else []
-
-
-def build_task(config: ExperimentConfig) -> Task:
-    """The task with the initial weights of the run's seed; a lazy one without weights, on the meta device."""
-    torch.manual_seed(config.run.seed)
-    with torch.device("meta") if config.task.lazy else nullcontext():
-        return tasks.build(config.task, config.model, config.features, loss=config.loss, decoding=config.decoding)
 
 
 def total_steps(config: ExperimentConfig, task: Task, index: Examples) -> int:

@@ -1,12 +1,26 @@
-"""A task's network, laid out over the mesh of a run and filled with its first weights."""
+"""A run's task as it is built; its network laid out over a mesh and filled with its first weights; shares of a step."""
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 
+from anemone import tasks
 from anemone.parallel.apply import Parallel, parallelize
 from anemone.parallel.initial import initialize
-from anemone.parallel.mesh import Mesh
+from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.tasks.task import Task
 from anemone.training.precision import Precision
+
+if TYPE_CHECKING:
+    from anemone.training.experiment import ExperimentConfig
+
+
+def build_task(config: "ExperimentConfig") -> Task:
+    """The task with the initial weights of the run's seed; a lazy one without weights, on the meta device."""
+    torch.manual_seed(config.run.seed)
+    with torch.device("meta") if config.task.lazy else nullcontext():
+        return tasks.build(config.task, config.model, config.features, loss=config.loss, decoding=config.decoding)
 
 
 def lay_out(
@@ -30,3 +44,13 @@ def lay_out(
     if task.lazy:
         initialize(task.network, task.draw, seed, device=device)
     return parallel
+
+
+def num_shares(parallel: ParallelConfig) -> int:
+    """Processes that read different data; copies of the weights that are not said count as one."""
+    return (parallel.dp_replicate or 1) * parallel.dp_shard
+
+
+def usual_batches(parallel: ParallelConfig) -> int:
+    """Micro-batches of a step: one for each share of the data, and in a pipeline two for each of its ranks."""
+    return num_shares(parallel) * (2 * parallel.pp if parallel.pp > 1 else 1)

@@ -24,7 +24,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from anemone import tasks
 from anemone.data import MicroBatch
 from anemone.errors import ConfigError
 from anemone.parallel.apply import Parallel
@@ -33,7 +32,7 @@ from anemone.parallel.processes import run_ranks
 from anemone.training.engine import Engine
 from anemone.training.evaluation import added
 from anemone.training.experiment import ExperimentConfig
-from anemone.training.layout import lay_out
+from anemone.training.layout import build_task, lay_out, num_shares, usual_batches
 from anemone.training.layouts import NETWORKS, Row
 from anemone.training.optim import AdamWConfig, SGDConfig
 from anemone.training.precision import precision
@@ -73,8 +72,6 @@ BARS = {
     "bf16-true": SHORT,
     "fp8": SHORTEST,
     "fp8-rowwise": SHORTEST,
-    "fp8-te": SHORTEST,
-    "tf32": SHORT,
 }
 """Precision -> the largest errors that pass, against one process of the same precision."""
 
@@ -120,6 +117,9 @@ def compare(config: ExperimentConfig, *, spoil: Spoil | None = None, timeout: fl
         config: of the experiment; its ``parallel`` is the layout.
         spoil: makes the layout wrong; a function of a module's top level.
         timeout: seconds that a layout may take.
+
+    Raises:
+        ConfigError: the precision cannot be had on a CPU.
     """
     parallel, number = config.parallel, processes(config.parallel)
     precision(config.precision, CPU)
@@ -141,13 +141,12 @@ def prove(row: Row) -> Report:
 
 def processes(parallel: ParallelConfig) -> int:
     """How many processes a layout takes; copies of the weights that are not said count as one."""
-    return (parallel.dp_replicate or 1) * parallel.dp_shard * parallel.cp * parallel.tp * parallel.pp
+    return num_shares(parallel) * parallel.cp * parallel.tp * parallel.pp
 
 
 def micro_batches(config: ExperimentConfig, parallel: ParallelConfig) -> int:
-    """Micro-batches of a step: those that are set, or so many that every pipeline has two for each of its ranks."""
-    least = (parallel.dp_replicate or 1) * parallel.dp_shard * (2 * parallel.pp if parallel.pp > 1 else 1)
-    return config.trainer.batches_per_step or math.lcm(least, BATCHES)
+    """Micro-batches of a step: those that are set, or a multiple of the usual number."""
+    return config.trainer.batches_per_step or math.lcm(usual_batches(parallel), BATCHES)
 
 
 ALONE: dict[str, Trace] = {}
@@ -208,9 +207,7 @@ def _steps(
     config: ExperimentConfig, index: Any, optim: Any, number: int, clip_norm: float | None, spoil: Spoil | None
 ) -> Trace:
     """Steps of one optimizer from the first weights, and the loss in evaluation; no weights of AdamW."""
-    torch.manual_seed(config.run.seed)
-    with torch.device("meta") if config.task.lazy else torch.device("cpu"):
-        task = tasks.build(config.task, config.model, config.features, loss=config.loss, decoding=config.decoding)
+    task = build_task(config)
     found = precision(config.precision, CPU)
     laid_out = dist.get_world_size() > 1 or config.parallel != ParallelConfig() or found.weights is not None
     mesh = Mesh(config.parallel) if laid_out else None
@@ -237,6 +234,7 @@ def _steps(
     )
     steps = list(islice(loader, number))
     results = [engine.step(step) for step in steps]
+    # now, as the first evaluation of a pipeline lets go of the gradients of weights that are sharded
     gradients = {name: _whole(p.grad) for name, p in task.named_parameters() if p.grad is not None}
     evaluated = _evaluated(engine, steps[-1])
     weights = {name: _whole(p) for name, p in task.named_parameters()}
