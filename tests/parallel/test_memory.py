@@ -1,6 +1,7 @@
 """Bytes of weights, gradients and optimizer states equal those of the real thing, laid out by the real code."""
 
 import pytest
+import torch
 
 from anemone.models.text.llama import LlamaConfig
 from anemone.parallel.memory import Decoder, Layout, chunk, count, rank_alike, rank_weights, states
@@ -37,8 +38,6 @@ def test_sizes_of_published_models():
 
 
 def test_chunks_are_those_of_torch():
-    import torch
-
     for size in range(1, 20):
         for parts in range(1, 12):
             pieces = [len(piece) for piece in torch.arange(size).chunk(parts)]
@@ -46,8 +45,6 @@ def test_chunks_are_those_of_torch():
 
 
 def test_a_decoder_has_the_weights_of_the_model():
-    import torch
-
     for name, config in SHAPES.items():
         with torch.device("meta"):
             model = config.build(decoder(name).vocab_size)

@@ -4,8 +4,9 @@ import pytest
 
 from anemone.parallel.hardware import GPUS
 from anemone.parallel.memory import Layout
+from anemone.parallel.recompute import FullConfig, SelectiveConfig
 from anemone.parallel.traffic import link
-from tests.parallel.simulated import planned_traffic, real_traffic
+from tests.parallel.simulated import expert_traffic, planned_traffic, real_traffic
 
 ALONE = {
     "sharded": (4, 0, {"dp_shard": 4}, 3),
@@ -33,11 +34,9 @@ def test_whole_gradients_travel_in_buckets():
     assert planned_traffic("dense", {"tp": 2}, 4, 0, 2, short=False) == real
 
 
-@pytest.mark.parametrize("mode", ["full", "selective"])
+@pytest.mark.parametrize("mode", [FullConfig(), SelectiveConfig()])
 def test_recomputation_communicates_again(mode):
-    from anemone.parallel.recompute import FullConfig, SelectiveConfig
-
-    changes = {"cp": 2, "tp": 2, "recompute": {"full": FullConfig(), "selective": SelectiveConfig()}[mode]}
+    changes = {"cp": 2, "tp": 2, "recompute": mode}
     real, _ = real_traffic("dense", 4, 0, changes, 1)
     assert planned_traffic("dense", changes, 4, 0, 1) == real
 
@@ -53,8 +52,6 @@ def test_a_first_stage_may_gather_once_more_than_it_needs_under_zero_3():
 
 def test_tokens_travel_to_their_experts():
     """Routing needs real numbers, so that this takes real processes."""
-    from tests.parallel.simulated import expert_traffic
-
     changes = {"dp_shard": 4, "ep": 2}
     real = expert_traffic(changes, 4)
     plan = planned_traffic("experts", changes, 4, 0, 1)
