@@ -168,9 +168,13 @@ class Engine:
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """Evaluation mode, without gradients, under the precision and with the averaged weights."""
-        averaged = self.average.applied() if self.average else nullcontext()
+        with self.average.applied() if self.average else nullcontext(), self._inference():
+            yield
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
         quiet = inference(self.task, laid_out=self.share is not None)
-        with averaged, quiet, self.precision.autocast(self.device):
+        with quiet, self.precision.autocast(self.device):
             try:
                 yield
             finally:
@@ -364,10 +368,10 @@ class Engine:
         rows: list[int] = batch.rows.tolist()
         if result.skipped == "loss" and bool(torch.isfinite(loss[0])):
             return []
-        if self.share:  # looking at one alone would need all ranks
+        if self.share and not self.share.whole:  # looking at one alone would need all ranks
             return rows
         guilty = []
-        with inference(self.task), self.precision.autocast(self.device):
+        with self._inference():
             for i, row in enumerate(rows):
                 total, _ = self.task.loss(batch.item(i).to(self.device))
                 guilty += [] if bool(torch.isfinite(total)) else [row]

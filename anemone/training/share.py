@@ -56,6 +56,11 @@ class Share:
         """Whether the network is cut into stages."""
         return self.mesh.size("pp") > 1
 
+    @property
+    def whole(self) -> bool:
+        """Whether this rank can go through the network without the others."""
+        return all(self.mesh.size(axis) == 1 for axis in ("fsdp", "tp", "pp"))
+
     def of_step(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """This rank's parts of what it has of a step, `filled` up; a schedule takes as many as ever."""
         parts = self.filled(micro_batches, self.spare, least=self.most)

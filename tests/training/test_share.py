@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from anemone.data.token_rows import TokenBatch
+from anemone.errors import TrainingError
 from anemone.losses import LossSum
 from anemone.losses.token_cross_entropy import TokenCrossEntropyConfig
 from anemone.models.text.llama import LlamaConfig
@@ -61,7 +62,8 @@ def engine(layout, **settings):
     task, parallel = Words(), None
     draw = task.network.draw
     if layout is not None:
-        parallel = parallelize(task.network, Mesh(ParallelConfig(**layout)))
+        short = torch.bfloat16 if settings.get("precision") == "bf16-true" else None
+        parallel = parallelize(task.network, Mesh(ParallelConfig(**layout)), short=short)
     initialize(task.network, draw, 0)
     optimizer = AdamWConfig(lr=0.01).build(task)
     return Engine(task, optimizer, lambda step: 1.0, parallel=parallel, **settings)
@@ -119,6 +121,28 @@ def one_is_bad(rank, layout):
 @pytest.mark.parametrize("layout", [{"dp_shard": 2}, {"tp": 2}, {"pp": 2}], ids=str)
 def test_all_ranks_skip_a_step_in_which_one_loss_is_not_finite(layout):
     assert run_ranks(2, one_is_bad, layout) == [("loss", True, 0)] * 2
+
+
+def named(rank, layout, precision):
+    e = engine(layout, precision=precision, max_nonfinite=1, name_row="row {}".format)
+    batches = [batch(0), batch(1, row=98)._replace(rows=torch.tensor([99, 98])), batch(2), batch(3)]
+    with pytest.raises(TrainingError) as told:
+        e.step(shared_out(e, batches))
+    return str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "precision", "rows"),
+    [
+        ({"dp_replicate": 2}, "32", "row 99."),
+        ({"dp_replicate": 2}, "bf16-true", "row 99."),
+        ({"tp": 2}, "32", "row 99, row 98."),
+    ],
+    ids=str,
+)
+def test_the_guilty_are_named_where_a_rank_can_look_at_each_alone(layout, precision, rows):
+    for said in run_ranks(2, named, layout, precision):
+        assert f"Utterances: {rows}" in said
 
 
 def overflow(rank, layout):
