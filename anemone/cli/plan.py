@@ -66,6 +66,8 @@ def question(args: argparse.Namespace) -> "Asked":
     """
     from dataclasses import replace
 
+    from anemone.parallel.activations import BYTES
+    from anemone.parallel.costs import number_of
     from anemone.parallel.memory import OPTIMIZERS, Decoder
     from anemone.parallel.planner import Asked
     from anemone.training.settings import experiment
@@ -80,6 +82,8 @@ def question(args: argparse.Namespace) -> "Asked":
     must(kind == "llama", "model.kind", "llama: time and activations of others are not known", value=kind, hint=hint)
     optimizer = f"{optim['kind']} with momentum" if optim["kind"] == "sgd" and optim["momentum"] else optim["kind"]
     must(optimizer in OPTIMIZERS, "optim.kind", f"one of {', '.join(OPTIMIZERS)} for a plan", value=optimizer)
+    must(config.precision in BYTES, "precision", f"one of {', '.join(BYTES)} for a plan", value=config.precision)
+    must(number_of(config.precision) in gpu.peak, "precision", f"one that {gpu.name} has", value=config.precision)
     vocabulary = config.task.vocab_size or config.task.tokenizer.build({}).vocab_size
     data, micro = config.data, config.data.batch_size
     step = config.trainer.batches_per_step or args.gpus
@@ -99,10 +103,11 @@ def question(args: argparse.Namespace) -> "Asked":
 
 def _fixed(name: str, overrides: list[str], parallel: Any) -> dict[str, Any]:
     """The settings of `parallel` that these overrides set, one by one or by a file of the group."""
-    groups = [text for text in overrides if text.partition("=")[0].lstrip("+~").partition(".")[0] == "parallel"]
-    named = {text.partition("=")[0].lstrip("+~").split(".")[1] for text in groups if "." in text.partition("=")[0]}
-    if any("." not in text.partition("=")[0] for text in groups):
-        others = [text for text in overrides if text not in groups]
+    keys = {text: text.partition("=")[0].lstrip("+~").split(".") for text in overrides}
+    ours = {text: key[1:] for text, key in keys.items() if key[0] == "parallel"}
+    named = {key[0] for key in ours.values() if key}
+    if not all(ours.values()):
+        others = [text for text in overrides if text not in ours]
         before, after = (compose(name, words).get("parallel") or {} for words in (others, overrides))
         named |= {key for key in after if after[key] != before.get(key)}
     return {key: getattr(parallel, key) for key in sorted(named)}

@@ -12,7 +12,6 @@ from anemone.parallel.memory import Decoder, Layout, block_weights, local
 BYTES = {"32": 4, "tf32": 4, "bf16-true": 2, "bf16-mixed": 2, "16-mixed": 2, "fp8": 2, "fp8-rowwise": 2}
 """Bytes of an activation by precision."""
 
-
 STATES = BYTES | {"bf16-mixed": 4, "16-mixed": 4}
 """Bytes of a state between blocks: autocast leaves sums in float32."""
 
@@ -54,7 +53,8 @@ def block(decoder: Decoder, layout: Layout, n: Tokens, *, mode: str) -> Saved:
         decoder: numbers of the network.
         layout: degrees and precision.
         n: tokens of a micro-batch.
-        mode: none, selective (results of products and attention are kept) or full (its input is).
+        mode: none, selective (results of products and attention are kept), alternate (half of them are) or full (its
+            input is).
     """
     everything = sum(_plain(decoder, layout, n).values())
     if mode == "none":

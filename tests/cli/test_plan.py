@@ -75,6 +75,11 @@ def test_experts_whose_parts_would_be_uneven_are_refused(anemone):
         (("llama_8b", "--gpus", 8, "--gpu", "h100"), "Did you mean `h100-80gb`"),
         (("llama_8b", "--gpus", 0), "must be 1 or more"),
         (("quartznet_15x5_ctc", "--gpus", 8), "`model.kind` must be llama"),
+        (("llama_8b", "--gpus", 8, "precision=fp8-te"), "`precision` must be one of 32, tf32"),
+        (
+            ("llama_8b", "--gpus", 8, "--gpu", "a100-80gb", "precision=fp8"),
+            "`precision` must be one that a100-80gb has",
+        ),
         (("llama_8b", "--gpus", 8, "optim.kind=muon"), "`optim.kind` must be one of adamw"),
         (("llama_8b", "--gpus", 8, "parallel.recompute={kind: auto, budget: 10GiB}"), "auto measures while it trains"),
     ],
