@@ -101,8 +101,12 @@ def load(source: str | Path) -> Task:
     archive = read_archive(path)
     try:
         with at_most(sum(tensor.numel() for tensor in archive.tensors.values())), torch.device("meta"):
-            rebuild(archive.config, archive.files)  # costs no memory, whatever a stranger's config asks for
-        task = rebuild(archive.config, archive.files)
+            task = rebuild(archive.config, archive.files)  # costs no memory, whatever a stranger's config asks for
+        if task.lazy:  # no first weights are drawn, which takes minutes for large models
+            task.network.to_empty(device="cpu")
+            task.network.tie()  # type: ignore[operator]  # a model of text has it
+        else:
+            task = rebuild(archive.config, archive.files)
         load_tensors_into(task.network, archive.tensors)
         _refuse_nonfinite(task.network)
     except AnemoneError as error:

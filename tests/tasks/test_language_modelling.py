@@ -198,6 +198,18 @@ def test_an_archive_gives_the_same_answers(task, tmp_path):
     assert "| task | language_modelling |" in (tmp_path / "m" / "README.md").read_text()
 
 
+def test_loading_draws_no_first_weights_and_keeps_tied_ones_tied(tmp_path, monkeypatch):
+    tree = tiny("language_modelling").config_tree()
+    tree["model"] = {"kind": "llama", "size": "tiny", "tie_embeddings": True}
+    task = rebuild(tree).eval()
+    tasks.save(task, tmp_path / "m.anemone")
+    monkeypatch.setattr(type(task.network), "draw", None)
+    again = tasks.load(tmp_path / "m.anemone")
+    assert again.network.head.weight is again.network.embedding.weight
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), task.parameters(), strict=True))
+    assert again.score(["We"]) == task.score(["We"])
+
+
 def test_modes_and_networks_are_put_back(task):
     task.train()
     modules = list(task.network.modules())
