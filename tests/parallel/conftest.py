@@ -7,15 +7,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from anemone.losses.token_cross_entropy import token_cross_entropy
 from anemone.models.text.llama import LlamaConfig
 from anemone.parallel.apply import Parallel, parallelize
+from anemone.parallel.context import shard_sequence
 from anemone.parallel.gradients import local
 from anemone.parallel.initial import initialize
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.processes import run_ranks
+from tests.parallel.steps import whole
 
 VOCAB, TOKENS, ROWS, MICRO_BATCHES = 64, 16, 2, 4
 SHAPE: dict[str, Any] = {
@@ -68,10 +69,6 @@ def build(meta: bool = False, **changes: Any):
         return LlamaConfig(**{**SHAPE, **changes}).build(VOCAB)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
-
-
 def losses_of(parallel: Parallel, mine: list, schedule: Any, batches: list) -> Tensor:
     """Forward and backward of this rank's micro-batches; the sum of losses here."""
     total = torch.zeros(())
@@ -110,8 +107,6 @@ def train(config: ParallelConfig, steps: int = 2, meta: bool = True, count: int 
         everything = micro_batches(step, count)
         mine = everything[mesh.data_rank :: mesh.data_world]
         if mesh.config.cp > 1:
-            from anemone.parallel.context import shard_sequence
-
             mine = [tuple(shard_sequence(part, mesh, mesh.config) for part in batch) for batch in mine]
         loss = losses_of(parallel, mine, schedule, batches)
         parallel.reduce()

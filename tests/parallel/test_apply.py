@@ -18,6 +18,7 @@ from anemone.parallel.initial import initialize
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.processes import run_ranks
 from anemone.testing import speech, tiny
+from tests.parallel.steps import whole
 
 LAYOUTS = {
     "copies": (2, {}),
@@ -220,10 +221,7 @@ def spoken(rank, config):
         network(audio, torch.tensor([audio.shape[1]])).x[..., 3].sum().backward()
     parallel.reduce()
     norm = parallel.grad_norm().item()
-    gradients = {
-        n: p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad for n, p in network.named_parameters()
-    }
-    return norm, gradients
+    return norm, {name: whole(p.grad) for name, p in network.named_parameters()}
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,16 @@ import logging
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import RowwiseParallel
 
-from anemone.losses.token_cross_entropy import token_cross_entropy
 from anemone.models.text.llama import LlamaConfig
 from anemone.parallel import apply, recompute, tensor
-from anemone.parallel.apply import parallelize
 from anemone.parallel.compilation import compile_blocks
-from anemone.parallel.initial import initialize
-from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.plans.llama import PLAN
 from anemone.parallel.processes import run_ranks
 from anemone.parallel.recompute import AutoConfig, FullConfig, SelectiveConfig
+from tests.parallel.steps import laid_out, step, whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks, and hides it
 
@@ -78,34 +75,6 @@ def test_a_recomputed_block_that_cannot_be_compiled_says_so(caplog):
 # --- on many processes ------------------------------------------------------------------------------------------------
 
 
-SIZES = {"size": "custom", "d_model": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "d_ff": 128}
-
-
-def micro_batches(mesh):
-    """Tokens, targets and positions: this rank's two, or one, of two micro-batches."""
-    generator = torch.Generator().manual_seed(3)
-    rows = [torch.randint(0, 64, (2, 17), generator=generator) for _ in range(2)]
-    whole = [(row[:, :-1], row[:, 1:], torch.arange(16).expand(2, 16)) for row in rows]
-    return whole[mesh.data_rank :: mesh.data_world]
-
-
-def step(parallel):
-    """Goes forward and backward; returns the sum of losses over all ranks."""
-    mine, total = micro_batches(parallel.mesh), torch.zeros(())
-    for number, (tokens, targets, positions) in enumerate(mine):
-        parallel.begin(last=number + 1 == len(mine))
-        loss = token_cross_entropy(parallel.network(tokens, positions), targets)[0]
-        loss.backward()
-        total += loss.detach()
-    if (axis := parallel.mesh.axis("loss")) is not None:
-        torch.distributed.all_reduce(total, group=axis.get_group())
-    return total.item()
-
-
-def whole(gradient):
-    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
-
-
 def over(rank, layout, hooks, stock=False):
     """Loss and gradients of a step over a layout, with the hook on the embedding and, where asked, without.
 
@@ -123,10 +92,7 @@ def over(rank, layout, hooks, stock=False):
 
         apply.compile_blocks = quick
         torch._dynamo.reset()
-        with torch.device("meta"):
-            network = LlamaConfig(**SIZES).build(64)
-        parallel = parallelize(network, Mesh(ParallelConfig(**layout)))
-        initialize(network, network.draw, seed=7)
+        parallel = laid_out(layout)
         try:
             loss = step(parallel)
         except AttributeError as error:
@@ -135,7 +101,7 @@ def over(rank, layout, hooks, stock=False):
         if not stock:  # whose gradient of the table is whole on each rank
             parallel.reduce()
         graphs = counters["stats"]["unique_graphs"]
-        found.append((loss, {name: whole(p.grad) for name, p in network.named_parameters()}, graphs))
+        found.append((loss, {name: whole(p.grad) for name, p in parallel.network.named_parameters()}, graphs))
     return found
 
 

@@ -1,11 +1,10 @@
 """Attention over parts of a sequence equals that over the whole, by every method, and sends what it says it sends."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from anemone.errors import ConfigError
 from anemone.nn.attention import AttentionCore, attention
@@ -13,7 +12,8 @@ from anemone.parallel.context import RingCore, UlyssesCore, apply_context, shard
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.plans import Plan
 from anemone.parallel.processes import run_ranks
-from anemone.parallel.sequence import sequence_order
+from anemone.parallel.sequence import Part, sequence_order
+from tests.parallel.steps import Messages
 
 LENGTH, ROWS = 48, 2
 PLAN = Plan(blocks=(), cores=("layers.*.core",))
@@ -135,19 +135,6 @@ def test_autocast_decides_the_format():
 # --- what is sent -----------------------------------------------------------------------------------------------------
 
 
-class Messages(TorchDispatchMode):
-    """Names of the collectives and messages, in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "c10d":
-            self.names.append(func.__name__.partition(".")[0].strip("_"))
-        return func(*args, **(kwargs or {}))
-
-
 def messages(rank: int, asked: list[tuple[str, bool]]) -> list[tuple[list[str], list[str]]]:
     sent = []
     for method, packed in asked:
@@ -209,8 +196,6 @@ def test_one_process_has_the_whole_sequence():
 
 def refused(rank: int) -> list[str]:
     mesh = Mesh(ParallelConfig(cp=2))
-    from anemone.parallel.sequence import Part
-
     part, said = Part(mesh.axis("cp").get_group(), "zigzag"), []
     query, key, value, _ = tensors((3, 3))
     segments = documents()

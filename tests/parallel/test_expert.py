@@ -6,19 +6,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from anemone.errors import ConfigError
 from anemone.losses.token_cross_entropy import token_cross_entropy
-from anemone.models.text.llama import LlamaConfig
 from anemone.nn.moe import MoE, balance_loss
-from anemone.parallel.apply import parallelize
 from anemone.parallel.expert import SharedBalance, SpreadExperts, apply_experts
-from anemone.parallel.initial import initialize
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.plans import Plan
 from anemone.parallel.processes import run_ranks
 from anemone.parallel.recompute import FullConfig
+from tests.parallel.steps import Messages, laid_out
 
 PLAN = Plan(blocks=(), experts=("layers.*.experts",))
 OPTIONS: dict[str, Any] = {
@@ -107,19 +104,6 @@ def test_experts_that_no_token_wants_have_gradients_of_zero():
     assert all(shapes == [1, 1, 1] for shapes, _ in found)
 
 
-class Messages(TorchDispatchMode):
-    """Names of the collectives, in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "c10d":
-            self.names.append(func.__name__.partition(".")[0].strip("_"))
-        return func(*args, **(kwargs or {}))
-
-
 def messages(rank: int, layout: dict[str, int], balance: float) -> tuple[list[str], list[str]]:
     mesh, net = Mesh(ParallelConfig(**layout)), layer(balance=balance)
     apply_experts(net, PLAN, mesh)
@@ -163,11 +147,8 @@ def test_the_balance_of_shared_tokens_has_the_gradient_of_the_balance_of_all():
 
 def gradients(rank: int, layout: dict[str, Any], padded: bool) -> dict[str, Tensor]:
     """Of two micro-batches, after which two of weight 0 may follow to fill up a pipeline."""
-    mesh = Mesh(ParallelConfig(**layout))
-    with torch.device("meta"):
-        net = LlamaConfig(size="mixtral_tiny", num_layers=4, balance=0.5).build(64)
-    parallel = parallelize(net, mesh)
-    initialize(net, net.draw, seed=7)
+    parallel = laid_out(layout, {"size": "mixtral_tiny", "num_layers": 4, "balance": 0.5})
+    net = parallel.network
     generator = torch.Generator().manual_seed(0)
     tokens, targets = torch.randint(64, (2, 4, 2, 16), generator=generator)
     positions = torch.arange(16).expand(2, 16)

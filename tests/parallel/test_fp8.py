@@ -8,20 +8,16 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 
 from anemone.errors import ConfigError
-from anemone.losses.token_cross_entropy import token_cross_entropy
 from anemone.models.text.llama import LlamaConfig
-from anemone.parallel.apply import parallelize
 from anemone.parallel.fp8 import convert
-from anemone.parallel.initial import initialize
-from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.plans import find_plans
 from anemone.parallel.plans.llama import PLAN
 from anemone.parallel.processes import run_ranks
 from anemone.testing import tiny
+from tests.parallel.steps import laid_out, step, whole
 
 RECIPES = ("tensorwise", "rowwise")
 
@@ -140,34 +136,6 @@ def test_transformer_engine_is_refused_under_tensor_parallel():
 # --- on many processes ------------------------------------------------------------------------------------------------
 
 
-SIZES = {"size": "custom", "d_model": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "d_ff": 128}
-
-
-def micro_batches(mesh):
-    """Tokens, targets and positions: this rank's two, or one, of two micro-batches."""
-    generator = torch.Generator().manual_seed(3)
-    rows = [torch.randint(0, 64, (2, 17), generator=generator) for _ in range(2)]
-    whole = [(row[:, :-1], row[:, 1:], torch.arange(16).expand(2, 16)) for row in rows]
-    return whole[mesh.data_rank :: mesh.data_world]
-
-
-def step(parallel):
-    """Goes forward and backward; returns the sum of losses over all ranks."""
-    mine, total = micro_batches(parallel.mesh), torch.zeros(())
-    for number, (tokens, targets, positions) in enumerate(mine):
-        parallel.begin(last=number + 1 == len(mine))
-        loss = token_cross_entropy(parallel.network(tokens, positions), targets)[0]
-        loss.backward()
-        total += loss.detach()
-    if (axis := parallel.mesh.axis("loss")) is not None:
-        torch.distributed.all_reduce(total, group=axis.get_group())
-    return total.item()
-
-
-def whole(gradient):
-    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
-
-
 class Step(NamedTuple):
     """What one step gave, how many products were in 8 bits, and the formats of weights and gradients."""
 
@@ -187,16 +155,14 @@ def over(rank, layout):
     """A step over a layout by recipe, and one without 8 bits."""
     steps = {}
     for fp8 in (*RECIPES, None):
-        with torch.device("meta"):
-            network = LlamaConfig(**SIZES).build(64)
-        parallel = parallelize(network, Mesh(ParallelConfig(**layout)), short=torch.bfloat16, fp8=fp8)
-        initialize(network, network.draw, seed=7)
+        parallel = laid_out(layout, short=torch.bfloat16, fp8=fp8)
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             loss = step(parallel)
         parallel.reduce()
         products = sum(event.count for event in profiler.key_averages() if event.key == "aten::_scaled_mm")
-        grads = {name: whole(p.grad) for name, p in network.named_parameters()}
-        masters = {p.dtype for p in network.parameters()} | {p.grad.dtype for p in network.parameters()}
+        named = dict(parallel.network.named_parameters())
+        grads = {name: whole(p.grad) for name, p in named.items()}
+        masters = {kind for p in named.values() for kind in (p.dtype, p.grad.dtype)}
         steps[fp8] = Step(loss, parallel.grad_norm().item(), grads, products, masters)
     return steps
 
