@@ -107,7 +107,7 @@ def _ffn(decoder: Decoder, layout: Layout, n: Tokens) -> dict[str, int]:
     chosen, experts = decoder.num_experts_per_token, decoder.num_experts
     rows = n.t * chosen
     return {
-        "input of the router": n.t * d * 4 + (experts * d * 4 if size < 4 else 0),
+        "input of the router": n.t * d * 4 + (experts * d * 4 if STATES[layout.precision] < 4 else 0),
         "routing": n.t * (experts + 1) * 4 + rows * (8 + 4 + size) + 2 * rows * 8 + experts * 4,
         "rows of the experts": 2 * rows * d * size,
         "gate, silu, up, product": 4 * rows * (decoder.d_ff // layout.tp) * size,

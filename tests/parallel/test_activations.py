@@ -34,15 +34,16 @@ def test_a_block_keeps_what_the_formula_says_to_the_byte(kind, precision):
     assert planned == kept._asdict()
 
 
-def test_a_block_under_autocast_keeps_copies_of_its_weights():
-    shape = CONFIGS["dense"].shape
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_block_under_autocast_keeps_copies_of_its_weights(kind):
+    shape = CONFIGS[kind].shape
     layer = LlamaBlock(shape)
     x = torch.randn(ROWS, LENGTH, shape.d_model, requires_grad=True)
     angles = rotary(torch.arange(LENGTH).expand(ROWS, LENGTH), shape.d_head)
     with torch.autocast("cpu", torch.bfloat16):
         kept = measure(layer, layer.forward, (x, *angles, None), save=SelectiveConfig().operations)
     n, layout = Tokens(ROWS * LENGTH, ROWS * LENGTH), Layout(precision="bf16-mixed")
-    assert block(Decoder.of(shape, VOCAB), layout, n, mode="none").kept == kept.none
+    assert {mode: block(Decoder.of(shape, VOCAB), layout, n, mode=mode).kept for mode in MODES} == kept._asdict()
 
 
 @pytest.mark.parametrize("precision", TYPES)
