@@ -19,6 +19,7 @@ from anemone.errors import ConfigError
 
 CONF = Path(__file__).parent / "conf"
 LARGEST = 2**63  # no number is as large as this
+EMPTY: Mapping[str, Any] = types.MappingProxyType({})
 Tree = dict[str, Any]
 C = TypeVar("C")
 

@@ -11,6 +11,8 @@ utterances go together, ``augment`` changes recordings in training, ``loader`` r
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from anemone.config import EMPTY
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -21,8 +23,6 @@ DATA = {
     "speech": "anemone.data.loader:SpeechDataConfig",
     "tokens": "anemone.data.tokens:TokenDataConfig",
 }
-
-NO_FILES: Mapping[str, bytes] = {}
 
 
 class MicroBatch(Protocol):
@@ -123,7 +123,7 @@ class DataConfig(Protocol):
     valid: tuple[str, ...]
     test: tuple[str, ...]
 
-    def read(self, paths: Sequence[Any], task: Any, files: Mapping[str, bytes] = NO_FILES) -> Examples:
+    def read(self, paths: Sequence[Any], task: Any, files: Mapping[str, bytes] = EMPTY) -> Examples:
         """Reads the files of one set for a task's config, whose tokenizer may read ``files``.
 
         Raises:

@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from anemone.config import must
-from anemone.data import NO_FILES
+from anemone.config import EMPTY, must
 from anemone.data.audio import Recordings
 from anemone.data.augment import AugmentConfig
 from anemone.data.batch import Batch
@@ -73,7 +72,7 @@ class SpeechDataConfig:
         must(self.cache_mb >= 0, "cache_mb", "0 or more", value=self.cache_mb)
         must(self.eval_batch_size >= 1, "eval_batch_size", "1 or more", value=self.eval_batch_size)
 
-    def read(self, paths: Sequence[str | Path], task: Any, files: Mapping[str, bytes] = NO_FILES) -> Index:
+    def read(self, paths: Sequence[str | Path], task: Any, files: Mapping[str, bytes] = EMPTY) -> Index:
         """Reads manifests; of the task's config it asks the column to learn from, ``target``.
 
         Raises:

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from anemone.config import encode, must
-from anemone.data import NO_FILES
+from anemone.config import EMPTY, encode, must
 from anemone.data.files import find
 from anemone.data.problems import log, none_usable, report
 from anemone.data.shuffle import shuffled
@@ -62,7 +61,7 @@ class TokenDataConfig:
             must(getattr(self, name) >= 1, name, "1 or more", value=getattr(self, name))
         must(bool(self.field), "field", "the key of the text", value=self.field)
 
-    def read(self, paths: Sequence[str | Path], task: Any, files: Mapping[str, bytes] = NO_FILES) -> "TokenRows":
+    def read(self, paths: Sequence[str | Path], task: Any, files: Mapping[str, bytes] = EMPTY) -> "TokenRows":
         """Reads texts; of the task's config it asks the ``tokenizer``.
 
         Raises:

@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, Protocol
 
 from sentencepiece import SentencePieceProcessor
 
-from anemone.config import must
+from anemone.config import EMPTY, must
 from anemone.errors import ConfigError, DataError
 
 TOKENIZERS = {
@@ -25,7 +24,6 @@ TOKENIZERS = {
 
 Unknown = Literal["refuse", "drop", "piece"]
 SHOWN = 200  # characters of a text in a message
-NO_FILES: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Tokenizer(Protocol):
@@ -60,7 +58,7 @@ class Tokenizer(Protocol):
 class BytesConfig:
     """One unit for each byte of UTF-8."""
 
-    def build(self, files: Mapping[str, bytes] = NO_FILES) -> "Bytes":
+    def build(self, files: Mapping[str, bytes] = EMPTY) -> "Bytes":
         """Returns the tokenizer.
 
         Args:
@@ -123,7 +121,7 @@ class CharactersConfig:
         known = self.unknown != "piece" or self.unknown_piece in self.characters
         must(known, "unknown_piece", "one of `characters`", value=self.unknown_piece)
 
-    def build(self, files: Mapping[str, bytes] = NO_FILES) -> "Characters":
+    def build(self, files: Mapping[str, bytes] = EMPTY) -> "Characters":
         """Returns the tokenizer.
 
         Args:
@@ -185,7 +183,7 @@ class SentencePieceConfig:
     unknown: Unknown = "piece"
     """What to do with characters the model does not know: refuse the text, drop them, or put its unknown piece."""
 
-    def build(self, files: Mapping[str, bytes] = NO_FILES) -> "SentencePiece":
+    def build(self, files: Mapping[str, bytes] = EMPTY) -> "SentencePiece":
         """Returns the tokenizer.
 
         Args:

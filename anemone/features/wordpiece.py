@@ -4,9 +4,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from anemone.config import must
+from anemone.config import EMPTY, must
 from anemone.errors import ConfigError
-from anemone.features.tokenizers import NO_FILES, Unknown, read_file, settle
+from anemone.features.tokenizers import Unknown, read_file, settle
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 JOINED = (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re")
@@ -26,7 +26,7 @@ class WordPieceConfig:
     unknown: Unknown = "piece"
     """What to do with words that cannot be put together: refuse the text, drop them, or put ``[UNK]``."""
 
-    def build(self, files: Mapping[str, bytes] = NO_FILES) -> "WordPiece":
+    def build(self, files: Mapping[str, bytes] = EMPTY) -> "WordPiece":
         """Returns the tokenizer.
 
         Args:

@@ -7,7 +7,6 @@ or by the name of a pretrained model.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from anemone.checkpoint.archive import Archive, Read, read_archive, write_archive
 from anemone.checkpoint.fit import at_most, load_tensors_into
 from anemone.checkpoint.registry import resolve
-from anemone.config import Tree, decode, of_kind
+from anemone.config import EMPTY, Tree, decode, of_kind
 from anemone.decoding import DECODERS
 from anemone.errors import AnemoneError, ArchiveError
 from anemone.features import FEATURES
@@ -30,8 +29,6 @@ TASKS = {
     "language_modelling": "anemone.tasks.language_modelling:LanguageModellingConfig",
     "recognition": "anemone.tasks.recognition:RecognitionConfig",
 }
-
-NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +58,7 @@ def build(
     *,
     loss: Any = None,
     decoding: Any = None,
-    files: Mapping[str, bytes] = NONE,
+    files: Mapping[str, bytes] = EMPTY,
 ) -> Task:
     """Builds a task with random weights from decoded configs.
 
@@ -82,7 +79,7 @@ def build(
     return built
 
 
-def rebuild(tree: Tree, files: Mapping[str, bytes] = NONE) -> Task:
+def rebuild(tree: Tree, files: Mapping[str, bytes] = EMPTY) -> Task:
     """Builds a task with random weights from the tree `Task.config_tree` gave."""
     parts = decode(Parts, tree)
     return build(parts.task, parts.model, parts.features, loss=parts.loss, decoding=parts.decoding, files=files)
@@ -125,7 +122,7 @@ def save(
     task: Task,
     path: str | Path,
     *,
-    notes: Mapping[str, Any] = NONE,
+    notes: Mapping[str, Any] = EMPTY,
     stored: tuple[dict[str, Tensor], Read] | None = None,
 ) -> None:
     """Writes a task as an archive: config, weights, files of the tokenizer, and a model card.
