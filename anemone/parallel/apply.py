@@ -166,7 +166,7 @@ def _shard(root: nn.Module, mesh: Mesh, short: torch.dtype | None) -> None:
         for ends, soon in ((plan.first, False), (plan.last, mesh.config.pp == 1)) if not _shared(part) else ():
             for end in find(part, ends):  # the last are needed again at once, where there is no pipeline
                 fully_shard(end, mesh=over, mp_policy=policy, reshard_after_forward=again and not soon)
-        outer = None if part is root else torch.float32 if short else None
+        outer = None if part is root else reduced
         around = MixedPrecisionPolicy(param_dtype=short, reduce_dtype=reduced, output_dtype=outer)
         fully_shard(part, mesh=over, mp_policy=around, reshard_after_forward=False)
     if not isinstance(root, FSDPModule):

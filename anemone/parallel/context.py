@@ -47,14 +47,13 @@ def apply_context(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
 # --- which part of a sequence -----------------------------------------------------------------------------------------
 
 
-def shard_sequence(tensor: Tensor, mesh: Mesh, config: ParallelConfig, dim: int = 1) -> Tensor:
+def shard_sequence(tensor: Tensor, mesh: Mesh, config: ParallelConfig) -> Tensor:
     """Returns this rank's part of whole sequences, in the order that attention expects.
 
     Args:
         tensor: (B, N, ...) tokens, targets, positions, segments.
         mesh: of all processes.
         config: says how sequences are divided.
-        dim: along which.
 
     Raises:
         ConfigError: sequences are not a multiple of the chunks.
@@ -62,8 +61,8 @@ def shard_sequence(tensor: Tensor, mesh: Mesh, config: ParallelConfig, dim: int 
     size = mesh.size("cp")
     if size == 1:
         return tensor
-    order = sequence_order(tensor.shape[dim], size, config.cp_balance, tensor.device)
-    return tensor.index_select(dim, order.chunk(size)[mesh.rank("cp")])
+    order = sequence_order(tensor.shape[1], size, config.cp_balance, tensor.device)
+    return tensor.index_select(1, order.chunk(size)[mesh.rank("cp")])
 
 
 class _Gather(torch.autograd.Function):
@@ -82,43 +81,8 @@ class _Gather(torch.autograd.Function):
 # --- methods ----------------------------------------------------------------------------------------------------------
 
 
-class RingCore(nn.Module):
-    """Attention whose keys and values go round.
-
-    Args:
-        core: whose place it takes.
-        part: the ranks.
-
-    Raises:
-        ConfigError: the core has a window.
-    """
-
-    def __init__(self, core: AttentionCore, part: Part) -> None:
-        super().__init__()
-        _ring_cannot(core.window is not None, "windows")
-        self.core, self.part = core, part
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, segments: Tensor | None = None) -> Tensor:
-        """Returns what each head of each token of this rank reads.
-
-        Args:
-            query: (B, N, H, K).
-            key: (B, N, H', K).
-            value: (B, N, H', K).
-            segments: must be None.
-
-        Raises:
-            ConfigError: there are segments.
-        """
-        _ring_cannot(segments is not None, "packed documents")
-        query, key, value = _heads_first(query, key, value)
-        ring = Ring(self.part.group, self.part.balance, self.core.causal, _scale(self.core, query))
-        return ring_attention(query, key, value, ring).transpose(1, 2)
-
-
-class GatherCore(nn.Module):
-    """Attention over gathered keys and values.
+class SharedCore(nn.Module):
+    """Attention over all ranks that have parts of the same sequences.
 
     Args:
         core: whose place it takes.
@@ -138,7 +102,45 @@ class GatherCore(nn.Module):
             key: (B, N, H', K).
             value: (B, N, H', K).
             segments: (B, N), numbers of documents.
+
+        Raises:
+            ConfigError: the method cannot do it.
         """
+        return self.read(query, key, value, segments)
+
+    def read(self, query: Tensor, key: Tensor, value: Tensor, segments: Tensor | None) -> Tensor:
+        """What `forward` says, by one method."""
+        raise NotImplementedError
+
+
+class RingCore(SharedCore):
+    """Attention whose keys and values go round.
+
+    Args:
+        core: whose place it takes.
+        part: the ranks.
+
+    Raises:
+        ConfigError: the core has a window.
+    """
+
+    def __init__(self, core: AttentionCore, part: Part) -> None:
+        super().__init__(core, part)
+        _ring_cannot(core.window is not None, "windows")
+
+    def read(self, query: Tensor, key: Tensor, value: Tensor, segments: Tensor | None) -> Tensor:
+        """Refuses segments."""
+        _ring_cannot(segments is not None, "packed documents")
+        query, key, value = _heads_first(query, key, value)
+        ring = Ring(self.part.group, self.part.balance, self.core.causal, _scale(self.core, query))
+        return ring_attention(query, key, value, ring).transpose(1, 2)
+
+
+class GatherCore(SharedCore):
+    """Attention over gathered keys and values."""
+
+    def read(self, query: Tensor, key: Tensor, value: Tensor, segments: Tensor | None) -> Tensor:
+        """Run by run, within the documents of each row."""
         core, dtype, length = self.core, working_dtype(query), query.shape[1]
         both = torch.stack([key.to(dtype), value.to(dtype)], 2)  # (B, N, H', K) -> (B, N, 2, H', K)
         key, value = _Gather.apply(both, self.part).unbind(2)  # type: ignore[no-untyped-call]
@@ -158,33 +160,14 @@ def _windowed(run: Run, query: Tensor, key: Tensor, value: Tensor, core: Attenti
     return attention(query.to(key.dtype), key, value, window=core.window, scale=core.scale, kernel=core.kernel)
 
 
-class UlyssesCore(nn.Module):
+class UlyssesCore(SharedCore):
     """Attention over whole sequences for some of the heads; any kernel, window and documents are possible.
 
     Fewer heads of keys than ranks are repeated, so that each rank has those that its queries use.
-
-    Args:
-        core: whose place it takes; computes within a rank.
-        part: the ranks.
     """
 
-    def __init__(self, core: AttentionCore, part: Part) -> None:
-        super().__init__()
-        self.core, self.part = core, part
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, segments: Tensor | None = None) -> Tensor:
-        """Returns what each head of each token of this rank reads.
-
-        Args:
-            query: (B, N, H, K).
-            key: (B, N, H', K).
-            value: (B, N, H', K).
-            segments: (B, N), numbers of documents.
-
-        Raises:
-            ConfigError: the ranks cannot have as many heads each.
-        """
+    def read(self, query: Tensor, key: Tensor, value: Tensor, segments: Tensor | None) -> Tensor:
+        """By the core itself, if ranks can have as many heads each."""
         size, heads, shared, dtype = self.part.group.size(), query.shape[2], key.shape[2], working_dtype(query)
         rule = f"a divisor of the {heads} heads of a rank with `parallel.cp_method` = 'ulysses'"
         must(heads % size == 0, "parallel.cp", rule, value=size, hint="Change `parallel.tp` or take ring or gather.")

@@ -15,11 +15,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
 from anemone.config import must
-from anemone.nn.moe import Balance, Experts, MoE, grouped_swiglu, permuted, scores, set_balance_scale
+from anemone.nn.moe import Balance, Experts, MoE, grouped_swiglu, permuted, scores
 from anemone.parallel.mesh import Mesh
 from anemone.parallel.plans import Plan, matching
-
-__all__ = ["apply_experts", "set_balance_scale"]
+from anemone.parallel.tensor import between
 
 
 def apply_experts(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
@@ -52,8 +51,7 @@ def _spread(name: str, moe: MoE, plan: Plan, mesh: Mesh) -> None:
     if mesh.size("pp") > 1 and moe.balance.coefficient:
         moe.register_forward_hook(_leave_out)
     if tensor is not None:
-        sequence = mesh.config.sequence_parallel and "norm" in plan.tensor.values()
-        _meet(moe, tensor, Shard(1) if sequence else Replicate())
+        _meet(moe, tensor, between(plan, mesh.config).states)
 
 
 # --- tokens under tensor parallelism ----------------------------------------------------------------------------------
@@ -62,22 +60,20 @@ def _spread(name: str, moe: MoE, plan: Plan, mesh: Mesh) -> None:
 def _meet(moe: MoE, tensor: DeviceMesh, states: Placement) -> None:
     """Lets a layer take all tokens on each rank of ``tp``, and sums what the ranks give, each from a part of the width.
 
-    Gradients of tokens and router are summands as well: each rank has that of its own part.
+    The plan's style, "whole", has collected the tokens. Gradients of tokens and router are summands as well: each rank
+    has that of its own part.
     """
     moe.register_module("router", WholeRouter(moe.router, tensor))
 
-    def collect(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def take(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         first, *rest = inputs
-        if not isinstance(first, DTensor):
-            first = DTensor.from_local(first, tensor, (states,), run_check=False)
-        whole = first.redistribute(placements=(Replicate(),))
-        return (whole.to_local(grad_placements=(Partial(),)), *rest)
+        return (_local(first, (Partial(),)), *rest)
 
     def add(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Any:
         total = DTensor.from_local(output, tensor, (Partial(),), run_check=False)
         return total.redistribute(placements=(states,)).to_local()
 
-    moe.register_forward_pre_hook(collect)
+    moe.register_forward_pre_hook(take)
     moe.register_forward_hook(add)
 
 
@@ -186,10 +182,10 @@ class SpreadExperts(nn.Module):
         return _exchange(rows, journey.reverse())
 
 
-def _local(parameter: Tensor, gradient: tuple[Placement, ...] | None = None) -> Tensor:
-    """This rank's part of a weight, whose gradient is a part in the same way, or as said."""
-    assert isinstance(parameter, DTensor)
-    part: Tensor = parameter.to_local(grad_placements=gradient)
+def _local(tensor: Tensor, gradient: tuple[Placement, ...] | None = None) -> Tensor:
+    """This rank's part of a tensor, whose gradient is a part in the same way, or as said."""
+    assert isinstance(tensor, DTensor)
+    part: Tensor = tensor.to_local(grad_placements=gradient)
     return part
 
 

@@ -5,7 +5,7 @@ all ranks have as many pairs of tokens to attend to under a causal mask.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from anemone.config import must
+from anemone.nn.attention import document_lens
 from anemone.parallel.ring import Balance, Piece
 
 
@@ -127,6 +128,6 @@ def _documents(total: int, segments: Tensor | None) -> Iterator[tuple[slice, lis
     if segments is None:
         yield slice(None), [(0, total)]
         return
-    for number, row in enumerate(segments.cpu()):
-        borders = [0, *(torch.nonzero(row[1:] != row[:-1]).flatten() + 1).tolist(), total]
+    for number, row in enumerate(torch.split(segments.cpu(), 1)):
+        borders = accumulate(document_lens(row), initial=0)
         yield slice(number, number + 1), list(pairwise(borders))

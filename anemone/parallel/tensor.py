@@ -30,7 +30,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn import functional as F
 
 from anemone.config import must
-from anemone.parallel.mesh import Mesh
+from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.plans import Plan, matching
 
 
@@ -39,6 +39,14 @@ class Between(NamedTuple):
 
     states: Placement
     logits: Placement
+
+
+def between(plan: Plan, config: ParallelConfig) -> Between:
+    """Says how states and logits lie; a plan without norms keeps the sequence whole."""
+    return Between(
+        states=Shard(1) if config.sequence_parallel and "norm" in plan.tensor.values() else Replicate(),
+        logits=Shard(-1) if config.loss_parallel else Replicate(),
+    )
 
 
 class WholeInput(ParallelStyle):
@@ -132,12 +140,9 @@ def apply_tensor(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
     assert axis is not None
     if config.async_tp:
         _overlap(axis)
-    between = Between(
-        states=Shard(1) if config.sequence_parallel and "norm" in plan.tensor.values() else Replicate(),
-        logits=Shard(-1) if config.loss_parallel else Replicate(),
-    )
+    lie = between(plan, config)
     for pattern, name in plan.tensor.items():
-        style = STYLES[name](between)
+        style = STYLES[name](lie)
         for path, module in matching(network, pattern):
             if style is None:
                 continue
@@ -147,7 +152,7 @@ def apply_tensor(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
                 width = module.weight.shape[WIDTHS[name]]
                 rule = f"a divisor of {width}, a width of `{path}`"
                 must(width % config.tp == 0, "parallel.tp", rule, value=config.tp)
-            if name == "embedding" and between.states.is_shard():
+            if name == "embedding" and lie.states.is_shard():
                 module.register_forward_pre_hook(lambda _, inputs: check_length(inputs[0], config.tp))
             parallelize_module(module, axis, style)
 
