@@ -1,20 +1,26 @@
 """What the ranks of a run tell each other; alone, every function is the identity and costs nothing."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from anemone.data import MicroBatch
+from anemone.data.batch import Batch
+from anemone.data.token_rows import TokenBatch
 from anemone.parallel.mesh import Mesh
 
-Thing = TypeVar("Thing")
 Group = dist.ProcessGroup | None
 """Ranks that talk to each other; None: all."""
 
 ALL: tuple[Group, ...] = (None,)
+
+BATCHES: dict[str, Any] = {kind.__name__: kind for kind in (Batch, TokenBatch)}
+"""Batches that ranks can lend each other."""
 
 BUCKET = 8 * 1024 * 1024
 """Numbers summed in one message: enough to amortise its latency, few enough to copy."""
@@ -99,14 +105,41 @@ def largest(numbers: Sequence[int], device: torch.device) -> list[int]:
     return kept.tolist()
 
 
-def lend(thing: Thing | None, device: torch.device) -> Thing | None:
-    """The thing of the first rank that has one, for all that have none."""
-    owners = gather_numbers([] if thing is None else [rank()], device)
+def lend(batch: MicroBatch | None, device: torch.device) -> MicroBatch | None:
+    """The batch of the first rank that has one, for all that have none; it travels as JSON and tensors."""
+    owners = gather_numbers([] if batch is None else [rank()], device)
     if world() == 1 or not owners:
-        return thing
-    box = [thing]
-    dist.broadcast_object_list(box, src=min(owners), device=device)
-    return box[0] if thing is None else thing
+        return batch
+    source = min(owners)
+    head = b"" if rank() != source else json.dumps(_described(batch)).encode()
+    size = torch.tensor(len(head), device=device)
+    dist.broadcast(size, source)
+    text = torch.empty(int(size), dtype=torch.uint8, device=device)
+    if head:
+        text.copy_(torch.frombuffer(bytearray(head), dtype=torch.uint8))
+    dist.broadcast(text, source)
+    kind, fields = json.loads(text.cpu().numpy().tobytes())
+    values: list[Any] = []
+    for number, field in enumerate(fields):
+        if isinstance(field, list):
+            dtype, shape = field
+            value = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+            if head:
+                value.copy_(tuple(batch)[number])  # type: ignore[arg-type]  # batches are named tuples
+            dist.broadcast(value, source)
+            values.append(value)
+        else:
+            values.append(field)
+    return BATCHES[kind](*values) if batch is None else batch
+
+
+def _described(batch: Any) -> tuple[str, list[Any]]:
+    """The kind of a batch and its fields: format and shape of a tensor, or the value itself."""
+    fields = [
+        [str(field.dtype).removeprefix("torch."), list(field.shape)] if isinstance(field, Tensor) else field
+        for field in batch
+    ]
+    return type(batch).__name__, fields
 
 
 def gather_numbers(numbers: Sequence[int], device: torch.device) -> list[int]:

@@ -68,6 +68,11 @@ def test_foreign_tensors_come_in_only_through_checkpoint(sources):
                 assert keywords.get("weights_only") == "True", f"{s.name}:{node.lineno}"
 
 
+def test_ranks_tell_each_other_nothing_that_is_pickled(sources):
+    words = ("object_list(", "_object(", "all_gather_object")
+    assert not {s.name for s in sources if any(word in s.text for word in words)}
+
+
 def test_a_model_file_pulls_in_little(sources):
     """Import closure inside the package: 15 files, 4,000 lines."""
     by_module = {s.module: s for s in sources}

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from anemone.data.batch import Batch
+from anemone.data.token_rows import TokenBatch
 from anemone.testing import run_ranks
 from anemone.training import ranks
 
@@ -28,6 +30,24 @@ def test_ranks_sum_copy_vote_and_gather(monkeypatch):
         assert sums == [[[1.0, 1.0], [1.0, 1.0]], 1, [2.0, 1.0]]
         assert weights == [5.0, 5.0] and flags == [True, False, True] and gathered == [0, 1, 1]
         assert first == (rank == 0)
+
+
+def borrow(rank, kind):
+    one = {
+        "text": TokenBatch(*torch.arange(24).view(3, 2, 4), None, torch.tensor([5, 6])),
+        "speech": Batch(torch.randn(2, 8), *torch.tensor([[8, 3], [1, 2], [1, 1], [0, 7]]), rate=8_000),
+    }[kind]
+    return ranks.lend(one if rank == 1 else None, torch.device("cpu")), one
+
+
+@pytest.mark.parametrize("kind", ["text", "speech"])
+def test_a_rank_without_a_batch_gets_that_of_another(kind):
+    answers = run_ranks(3, borrow, kind)
+    wanted = answers[1][1]
+    for got, _ in answers:
+        assert type(got) is type(wanted)
+        for ours, theirs in zip(got, wanted, strict=True):
+            assert torch.equal(ours, theirs) if isinstance(theirs, torch.Tensor) else ours == theirs
 
 
 def test_alone_everything_stays_as_it_is():
