@@ -69,7 +69,7 @@ def test_foreign_tensors_come_in_only_through_checkpoint(sources):
 
 
 def test_ranks_tell_each_other_nothing_that_is_pickled(sources):
-    words = ("object_list(", "_object(", "all_gather_object")
+    words = ("_object_list(", "gather_object(")
     assert not {s.name for s in sources if any(word in s.text for word in words)}
 
 
