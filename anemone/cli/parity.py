@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
 def single(words: list[str]) -> Iterator[tuple[str, bool, "Report"]]:
     """The one layout that was asked for."""
-    from anemone.training.layouts import NETWORKS
     from anemone.training.parity import compare
+    from anemone.training.parity_layouts import NETWORKS
     from anemone.training.settings import experiment
 
     named = bool(words) and "=" not in words[0]
@@ -77,9 +77,9 @@ def single(words: list[str]) -> Iterator[tuple[str, bool, "Report"]]:
 
 def every() -> Iterator[tuple[str, bool, "Report"]]:
     """All layouts of the table: name, whether it must run, and what came of it."""
-    from anemone.training import layouts, parity
+    from anemone.training import parity, parity_layouts
 
-    for wanted, rows in ((True, layouts.LAYOUTS), (False, layouts.REFUSED)):
+    for wanted, rows in ((True, parity_layouts.LAYOUTS), (False, parity_layouts.REFUSED)):
         for row in rows:
             try:
                 report = parity.prove(row)

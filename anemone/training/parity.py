@@ -33,8 +33,8 @@ from anemone.training.engine import Engine
 from anemone.training.evaluation import added
 from anemone.training.experiment import ExperimentConfig
 from anemone.training.layout import build_task, lay_out, num_shares, usual_batches
-from anemone.training.layouts import NETWORKS, Row
 from anemone.training.optim import AdamWConfig, SGDConfig
+from anemone.training.parity_layouts import NETWORKS, Row
 from anemone.training.precision import precision
 from anemone.training.settings import experiment
 

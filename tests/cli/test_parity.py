@@ -3,8 +3,8 @@
 import pytest
 
 from anemone.cli import parity
-from anemone.training import layouts
 from anemone.training import parity as harness
+from anemone.training import parity_layouts
 from anemone.training.parity import BARS, Errors, Report
 
 FINE = Report(2, Errors(5e-7, 1e-7, 6e-8, 4e-8, 1e-7), "network.head.weight", BARS["32"])
@@ -26,8 +26,8 @@ def proven(monkeypatch):
 
     def use(runs, refused=()):
         reports.update({**runs, **dict(refused)})
-        monkeypatch.setattr(layouts, "LAYOUTS", layouts.rows("llama", *runs))
-        monkeypatch.setattr(layouts, "REFUSED", layouts.rows("llama", *dict(refused)))
+        monkeypatch.setattr(parity_layouts, "LAYOUTS", parity_layouts.rows("llama", *runs))
+        monkeypatch.setattr(parity_layouts, "REFUSED", parity_layouts.rows("llama", *dict(refused)))
         monkeypatch.setattr(harness, "prove", prove)
 
     return use

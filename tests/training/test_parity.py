@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from anemone.training.layouts import LAYOUTS, NETWORKS, REFUSED, Row
 from anemone.training.parity import BARS, Errors, Report, Trace, compare, distance, prove, relative
+from anemone.training.parity_layouts import LAYOUTS, NETWORKS, REFUSED, Row
 from anemone.training.settings import experiment
 
 
