@@ -2,7 +2,7 @@
 
 Ranks of ``ep`` see different tokens, so a layer sends sizes, then rows, then results: three exchanges forward, two
 backward. Under ``tp`` all ranks route the same tokens alike, each computes with its part of the width of every expert,
-and what they give is summed. `docs/decisions/0008-the-balance-of-experts-is-a-gradient.md` says how the load-balancing
+and what they give is summed. `docs/decisions/0006-the-balance-of-experts-is-a-gradient.md` says how the load-balancing
 loss stays the same in every layout.
 """
 
