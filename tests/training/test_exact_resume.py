@@ -79,7 +79,7 @@ class Case(NamedTuple):
     rows: int
 
 
-def on_text(text, layout, **model):
+def on_text(text, layout, *, precision="32", **model):
     """A case of language modelling."""
     shape = {"d_model": 32, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "d_head": 8, "d_ff": 48}
     world, degrees = layout
@@ -98,6 +98,7 @@ def on_text(text, layout, **model):
                 "ema_decay": 0.9,
                 "batches_per_step": MICRO_BATCHES,
             },
+            "precision": precision,
             "parallel": degrees,
             "checkpoint": {"save_every": SAVED, "keep": 9, "asynchronous": asynchronous},
             "run": {"folder": str(folder), "progress": "none"},
@@ -232,6 +233,11 @@ def test_a_run_goes_on_exactly_on_the_same_mesh_and_on_another(text, tmp_path):
     for mesh in QUICK:
         before = check(mesh, on_text(text, MESHES[mesh]), tmp_path, before)
     assert json.loads((before[0] / "results.json").read_text())["steps"] == STEPS
+
+
+@pytest.mark.parametrize("precision", ["fp8", "fp8-rowwise"])
+def test_a_run_in_8_bits_goes_on_exactly(text, tmp_path, precision):
+    check(precision, on_text(text, MESHES["one process"], precision=precision), tmp_path)
 
 
 def test_a_run_on_speech_goes_on_exactly_with_other_ranks_and_workers(tree, tmp_path):
