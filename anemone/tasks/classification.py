@@ -1,6 +1,6 @@
 """Classification: which of a set of labels a whole recording bears, such as a command, a language or speech or not."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -86,6 +86,12 @@ class Classification(NamedTuple):
     """The probability of each label."""
 
 
+def _number_of(numbers: Mapping[str, int], label: str) -> list[int]:
+    if label not in numbers:
+        raise DataError(f"`{label}` is not one of the {len(numbers)} labels.{nearest(label, numbers)}")
+    return [numbers[label]]
+
+
 class ClassificationTask(SpeechTask):
     """Tells which label a recording bears.
 
@@ -105,18 +111,12 @@ class ClassificationTask(SpeechTask):
         config: ClassificationConfig = parts.task
         self.labels = config.labels
         super().__init__(parts, partial(ClassificationHead, num_classes=len(config.labels), pooling=config.pooling))
-        self._numbers = {label: number for number, label in enumerate(config.labels)}
         self._criterion: CrossEntropy = parts.loss.build()
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the number of a label, as a list of one.
-
-        Raises:
-            DataError: not one of ``labels``.
-        """
-        if text not in self._numbers:
-            raise DataError(f"`{text}` is not one of the {len(self.labels)} labels.{nearest(text, self.labels)}")
-        return [self._numbers[text]]
+    @property
+    def encode(self) -> Callable[[str], list[int]]:
+        """What gives the number of a label, as a list of one; it raises DataError where it is not one of ``labels``."""
+        return partial(_number_of, {label: number for number, label in enumerate(self.labels)})
 
     def lost(self, output: Tensor, batch: Batch) -> LossSum:
         """Computes the summed cross entropy and the number of recordings."""

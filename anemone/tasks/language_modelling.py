@@ -1,7 +1,7 @@
 """Language modelling: what comes next in a text, token by token."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -141,13 +141,10 @@ class LanguageModellingTask(Task):
         value: Tensor = self.network.draw(name, shape, generator)  # type: ignore[operator]  # a model of text has it
         return value
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the tokens of a text.
-
-        Raises:
-            DataError: the tokenizer cannot write it.
-        """
-        return list(self.tokenizer.encode(text))
+    @property
+    def encode(self) -> Callable[[str], list[int]]:
+        """What gives the tokens of a text; it raises DataError where the tokenizer cannot write it."""
+        return self.tokenizer.encode
 
     def files(self) -> dict[str, bytes]:
         """Returns the files of the tokenizer."""

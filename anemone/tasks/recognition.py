@@ -1,7 +1,7 @@
 """Speech recognition: what is said in a recording, as text."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -93,13 +93,11 @@ class RecognitionTask(SpeechTask):
         self._decode: CTCDecoder = parts.decoding.build()
         self._warned = False
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the tokens of a text.
-
-        Raises:
-            DataError: the tokenizer cannot write it.
-        """
-        return list(self.tokenizer.encode(text))
+    @property
+    def encode(self) -> Callable[[str], list[int]]:
+        """What gives the tokens of a text; it raises DataError where the tokenizer cannot write it."""
+        encode: Callable[[str], list[int]] = self.tokenizer.encode
+        return encode
 
     def files(self) -> dict[str, bytes]:
         """Returns the files of the tokenizer."""

@@ -1,6 +1,6 @@
 """What every task has: a network, what goes into it and what is lost and counted, for training, archives and verbs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -51,11 +51,11 @@ class Task(nn.Module):
 
     # --- what training asks -------------------------------------------------------------------------------------------
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the target of one row of data as indices.
+    @property
+    def encode(self) -> Callable[[str], list[int]]:
+        """What gives the target of one row of data as indices; it raises DataError for one that the task does not know.
 
-        Raises:
-            DataError: the task does not know it.
+        It goes to the processes that read data, so it holds no network.
         """
         raise NotImplementedError
 
