@@ -43,9 +43,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the file, or submits."""
+    from anemone.training.layout import resolved
+
     config = experiment(args.experiment, args.overrides)
     processes = args.processes or max(1, args.gpus)
-    config.parallel.resolve(args.nodes * processes)
+    resolved(config, args.nodes * processes)
     folder = config.run.folder
     must(args.gpus >= 0, "--gpus", "0 or more", value=args.gpus)
     must(args.hours is None or args.hours > 0, "--hours", "above 0", value=args.hours)

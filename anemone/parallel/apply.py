@@ -17,13 +17,13 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from anemone.config import must
 from anemone.parallel import pipeline
 from anemone.parallel.compilation import compile_blocks
-from anemone.parallel.context import apply_context
+from anemone.parallel.context import apply_context, check_cores
 from anemone.parallel.expert import apply_experts
 from anemone.parallel.fp8 import Recipe, convert
 from anemone.parallel.gradients import BucketedSum, local, sum_partial, total_norm
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.parallel.norms import widen_batch_norms
-from anemone.parallel.plans import Planned, find, find_plans
+from anemone.parallel.plans import Planned, find, find_plans, number_of
 from anemone.parallel.recompute import recompute
 from anemone.parallel.tensor import apply_tensor, check_length
 
@@ -100,11 +100,10 @@ def _check_part(part: Planned, config: ParallelConfig) -> None:
         degree = getattr(config, axis)
         must(degree == 1 or bool(able), f"parallel.{axis}", f"1 for this {type(module).__name__}", value=degree)
     for setting, attribute in plan.divides.items():
-        number: Any = module
-        for step in attribute.split("."):
-            number = getattr(number, step)
+        number = number_of(module, attribute)
         rule = f"a divisor of {number}, which `{setting}` gives"
         must(number % config.tp == 0, "parallel.tp", rule, value=config.tp, hint="Change either of them.")
+    check_cores(module, plan, config)
 
 
 def _lay_out(part: Planned, mesh: Mesh, fp8: Recipe | None) -> None:
@@ -269,7 +268,7 @@ class Parallel:
         tokens, config = inputs[0], self.mesh.config
         assert tokens is not None
         parts = config.tp if config.sequence_parallel else 1
-        check_length(tokens, parts)
+        check_length(tokens.shape[1], parts)
         width: Any = self.network.d_model
         shape = (tokens.shape[0], tokens.shape[1] // parts, width)
         return torch.empty(shape, dtype=self._states, device="meta", requires_grad=True)

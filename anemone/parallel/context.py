@@ -19,9 +19,10 @@ from anemone.config import must
 from anemone.nn.attention import AttentionCore, attention
 from anemone.nn.moe import working_dtype
 from anemone.parallel.mesh import Mesh, ParallelConfig
-from anemone.parallel.plans import Plan, matching
+from anemone.parallel.plans import Plan, find, matching, number_of
 from anemone.parallel.ring import Ring, blockwise, ring_attention
-from anemone.parallel.sequence import Part, Run, runs, sequence_order
+from anemone.parallel.sequence import Part, Run, num_chunks, runs, sequence_order
+from anemone.parallel.tensor import check_length
 
 
 def apply_context(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
@@ -42,6 +43,41 @@ def apply_context(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
     for name, core in list(matching(network, *plan.cores)):
         assert isinstance(core, AttentionCore), name
         network.set_submodule(name, METHODS[config.cp_method](core, part))
+
+
+def check_cores(network: nn.Module, plan: Plan, config: ParallelConfig) -> None:
+    """Raises unless the method can spread the attention of a network over ``cp``.
+
+    Args:
+        network: whole.
+        plan: of its class.
+        config: with all numbers.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if config.cp > 1 and config.cp_method == "ring":
+        _ring_cannot(any(core.window is not None for core in find(network, plan.cores)), "windows")
+    if config.cp > 1 and config.cp_method == "ulysses":
+        _check_heads(number_of(network, plan.heads) // config.tp, config.cp)
+
+
+def check_rows(length: int, config: ParallelConfig, *, packed: bool) -> None:
+    """Raises unless rows of tokens can be shared out over ``cp`` and ``tp``.
+
+    Args:
+        length: tokens of a row.
+        config: with all numbers.
+        packed: whether a row holds several documents that do not see each other.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if config.cp > 1:
+        num_chunks(length, config.cp, config.cp_balance)
+        _ring_cannot(packed and config.cp_method == "ring", "packed documents")
+    if config.sequence_parallel:
+        check_length(length // config.cp, config.tp)
 
 
 # --- which part of a sequence -----------------------------------------------------------------------------------------
@@ -169,8 +205,7 @@ class UlyssesCore(SharedCore):
     def read(self, query: Tensor, key: Tensor, value: Tensor, segments: Tensor | None) -> Tensor:
         """By the core itself, if ranks can have as many heads each."""
         size, heads, shared, dtype = self.part.group.size(), query.shape[2], key.shape[2], working_dtype(query)
-        rule = f"a divisor of the {heads} heads of a rank with `parallel.cp_method` = 'ulysses'"
-        must(heads % size == 0, "parallel.cp", rule, value=size, hint="Change `parallel.tp` or take ring or gather.")
+        _check_heads(heads, size)
         copies = math.lcm(shared, size) // shared
         key, value = (x.repeat_interleave(copies, 2) if copies > 1 else x for x in (key, value))
         heads, shared = heads // size, key.shape[2] // size
@@ -187,6 +222,11 @@ METHODS: dict[str, Callable[[AttentionCore, Part], nn.Module]] = {
     "ulysses": UlyssesCore,
 }
 """``parallel.cp_method`` -> what takes the place of attention."""
+
+
+def _check_heads(heads: int, size: int) -> None:
+    rule = f"a divisor of the {heads} heads of a rank with `parallel.cp_method` = 'ulysses'"
+    must(heads % size == 0, "parallel.cp", rule, value=size, hint="Change `parallel.tp` or take ring or gather.")
 
 
 def _ring_cannot(asked: bool, what: str) -> None:

@@ -27,11 +27,20 @@ def sequence_order(length: int, size: int, balance: Balance, device: torch.devic
     Raises:
         ConfigError: the length is not a multiple of the number of chunks.
     """
+    chunks = torch.arange(length, device=device).view(num_chunks(length, size, balance), -1)
+    return torch.cat([chunks[chunk] for rank in range(size) for chunk in chunks_of(rank, size, balance)])
+
+
+def num_chunks(length: int, size: int, balance: Balance) -> int:
+    """Chunks that a sequence is cut into for ``size`` ranks.
+
+    Raises:
+        ConfigError: the length is not a multiple of them.
+    """
     count = size * (2 if balance == "zigzag" else 1)
     rule = f"a multiple of {count}, the chunks of `parallel.cp` = {size} with `parallel.cp_balance` = {balance!r}"
     must(length > 0 and length % count == 0, "data.sequence_len", rule, value=length, hint="Change either of them.")
-    chunks = torch.arange(length, device=device).view(count, -1)
-    return torch.cat([chunks[chunk] for rank in range(size) for chunk in chunks_of(rank, size, balance)])
+    return count
 
 
 def chunks_of(rank: int, size: int, balance: Balance) -> list[int]:

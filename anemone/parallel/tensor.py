@@ -153,17 +153,16 @@ def apply_tensor(network: nn.Module, plan: Plan, mesh: Mesh) -> None:
                 rule = f"a divisor of {width}, a width of `{path}`"
                 must(width % config.tp == 0, "parallel.tp", rule, value=config.tp)
             if name == "embedding" and lie.states.is_shard():
-                module.register_forward_pre_hook(lambda _, inputs: check_length(inputs[0], config.tp))
+                module.register_forward_pre_hook(lambda _, inputs: check_length(inputs[0].shape[1], config.tp))
             parallelize_module(module, axis, style)
 
 
-def check_length(tokens: Tensor, tp: int) -> None:
-    """Raises unless the part of each sequence that a rank of ``cp`` has divides by ``tp``.
+def check_length(length: int, tp: int) -> None:
+    """Raises unless the tokens of each sequence that a rank of ``cp`` has divide by ``tp``.
 
     Raises:
         ConfigError: naming the setting.
     """
-    length = tokens.shape[1]
     rule = "such that tp divides what each rank of cp has of a sequence, under sequence parallelism"
     must(length % tp == 0, "data.sequence_len", rule, value=length, hint="Or set parallel.sequence_parallel=false.")
 

@@ -25,7 +25,7 @@ from anemone.tasks.task import Task
 from anemone.training import ranks
 from anemone.training.callbacks import Checkpoints, Evaluations, Finish, Metrics, Stopping
 from anemone.training.experiment import ExperimentConfig, TrainResult
-from anemone.training.layout import build_task, num_shares, usual_batches
+from anemone.training.layout import build_task, num_shares, resolved, usual_batches
 from anemone.training.loggers import build_loggers
 from anemone.training.module import TrainingModule
 from anemone.training.precision import Precision, precision
@@ -227,9 +227,9 @@ def layout(config: ExperimentConfig) -> ParallelConfig:
     """How the run is spread over its processes, with all numbers.
 
     Raises:
-        ConfigError: the degrees do not make up the processes, or the layout is known not to work.
+        ConfigError: it cannot be; names the setting.
     """
-    return config.parallel.resolve(world(config))
+    return resolved(config, world(config))
 
 
 def needs_mesh(config: ExperimentConfig) -> bool:

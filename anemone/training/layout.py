@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from anemone import tasks
+from anemone.data.tokens import TokenDataConfig
 from anemone.parallel.apply import Parallel, parallelize
+from anemone.parallel.context import check_rows
 from anemone.parallel.initial import initialize
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.tasks.task import Task
@@ -43,6 +45,19 @@ def lay_out(
     parallel = parallelize(task.network, mesh, short=precision.weights, fp8=precision.fp8) if mesh else None
     if task.lazy:
         initialize(task.network, task.draw, seed, device=device)
+    return parallel
+
+
+def resolved(config: "ExperimentConfig", world: int) -> ParallelConfig:
+    """How a run is spread over so many processes, with all numbers.
+
+    Raises:
+        ConfigError: the degrees do not make up the processes, the layout is known not to work, or rows of tokens cannot
+            be shared out; names the setting.
+    """
+    parallel = config.parallel.resolve(world)
+    if isinstance(config.data, TokenDataConfig):
+        check_rows(config.data.sequence_len, parallel, packed=config.data.pack)
     return parallel
 
 

@@ -98,3 +98,26 @@ def test_data_and_settings_of_another_kind_are_refused_by_name(experiment):
             experiment(**change)
     with pytest.raises(ConfigError, match=r"`data\.batch_size` must be at most \d+, as there are \d+ rows"):
         train(experiment(data__batch_size=4000))
+
+
+@pytest.mark.parametrize(
+    ("parallel", "changes", "words"),
+    [
+        ({"cp": 2}, {"data__sequence_len": 34}, r"`data\.sequence_len` must be a multiple of 4, the chunks of `paral"),
+        ({"cp": 2, "cp_balance": "contiguous"}, {"data__sequence_len": 33}, r"`data\.sequence_len` must be a multiple"),
+        ({"tp": 2}, {"data__sequence_len": 33}, r"`data\.sequence_len` must be such that tp divides what each rank"),
+        ({"cp": 2}, {"data__pack": True}, r"`parallel\.cp_method` must be gather or ulysses with packed documents"),
+        ({"cp": 2}, {"model__window": 8}, r"`parallel\.cp_method` must be gather or ulysses with windows"),
+        (
+            {"cp": 2, "tp": 2, "cp_method": "ulysses"},
+            {"model__num_heads": 2},
+            r"`parallel\.cp` must be a divisor of th",
+        ),
+        ({"tp": 4, "cp_method": "ulysses"}, {}, r"`parallel\.tp` must be a divisor of 2, which `model\.num_kv_heads`"),
+    ],
+)
+def test_what_does_not_divide_is_refused_before_processes_start(experiment, tmp_path, parallel, changes, words):
+    devices = parallel.get("cp", 1) * parallel.get("tp", 1)
+    with pytest.raises(ConfigError, match=words):
+        train(experiment(parallel=parallel, trainer__devices=devices, **changes))
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """How networks are laid out over a mesh: one table for each architecture, found by the name of its class."""
 
 import fnmatch
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -35,6 +36,9 @@ class Plan(NamedTuple):
 
     cores: tuple[str, ...] = ()
     """Modules where tokens of a sequence meet; context parallelism puts others there."""
+
+    heads: str = ""
+    """Where a network with cores keeps the number of their heads."""
 
     experts: tuple[str, ...] = ()
     """Modules that hold the weights of the experts of one layer."""
@@ -88,6 +92,17 @@ def matching(network: nn.Module, *patterns: str) -> Iterator[tuple[str, nn.Modul
             parts = name.split(".")
             if len(parts) == len(wanted) and all(fnmatch.fnmatchcase(a, b) for a, b in zip(parts, wanted, strict=True)):
                 yield name, module
+
+
+def number_of(network: nn.Module, attribute: str) -> int:
+    """Returns a number that a network keeps.
+
+    Args:
+        network: planned.
+        attribute: its dotted name, as a plan gives it.
+    """
+    found: int = operator.attrgetter(attribute)(network)
+    return found
 
 
 def find(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:

@@ -30,5 +30,6 @@ PLAN = Plan(
     first=("embedding",),
     last=("norm", "head"),
     cores=("layers.*.attention.core",),
+    heads="shape.num_heads",
     experts=("layers.*.ffn.experts",),
 )
