@@ -17,12 +17,11 @@ from anemone.data.augment import AugmentConfig
 from anemone.data.batch import Batch
 from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig, Rows, plan, within
-from anemone.data.problems import SHOWN, Problem, log, none_usable, report, say_left_out
+from anemone.data.problems import HOPELESS, SHOWN, Problem, log, none_usable, report, say_left_out
 from anemone.data.reader import Encode, Key, Loaded, Reader, pack, unpack
 from anemone.data.steps import Steps
 
 MAX_RATE = 384_000
-HOPELESS = 100  # utterances in a row from the start that cannot be used before the loader gives up
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from anemone.errors import DataError
 
 SHOWN = 20  # problems written out before the rest is only counted
+HOPELESS = 100  # pieces of data in a row from the start that cannot be used before training gives up
 
 log = logging.getLogger("anemone.data")
 

@@ -14,8 +14,7 @@ from torch.optim import Optimizer
 
 from anemone.config import Tree
 from anemone.data import Examples, MicroBatch, StepLoader
-from anemone.data.loader import HOPELESS
-from anemone.data.problems import none_usable, say_left_out
+from anemone.data.problems import HOPELESS, none_usable, say_left_out
 from anemone.tasks.task import Task
 from anemone.training import ranks
 from anemone.training.engine import Engine, StepResult
