@@ -249,18 +249,12 @@ class Parallel:
         gradients = gradients or [local(parameter).new_zeros(()) for parameter in parameters[:1]]  # of a frozen stage
         return total_norm(gradients, pipe.get_group() if pipe else None)
 
-    def schedule(self, loss: pipeline.Loss, num_micro_batches: int) -> pipeline.Pipeline:
+    def schedule(self, loss: pipeline.Loss) -> pipeline.Pipeline:
         """Returns what drives micro-batches through the stages of a pipeline.
 
         Args:
             loss: from the output of the last stage and the number of the micro-batch to what is to become small.
-            num_micro_batches: of a training step, for each pipeline.
-
-        Raises:
-            ConfigError: the schedule cannot take so many micro-batches.
         """
-        config = self.mesh.config
-        pipeline.check_count(config.schedule, config.pp, num_micro_batches)
         return pipeline.Pipeline(self._numbered, self.mesh, loss, states=self._empty_states)
 
     def _empty_states(self, inputs: pipeline.Inputs) -> Tensor:

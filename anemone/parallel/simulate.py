@@ -173,7 +173,7 @@ def simulate(
 def _step(parallel: Parallel, loss: Callable[[Any, Tensor], Tensor], inputs: list[tuple[Tensor, Tensor]]) -> None:
     """Forwards and backwards of all micro-batches, and the sums after them."""
     if parallel.mesh.config.pp > 1:
-        schedule = parallel.schedule(lambda output, number: loss(output, inputs[0][0]), len(inputs))
+        schedule = parallel.schedule(lambda output, number: loss(output, inputs[0][0]))
         schedule.step(inputs)
     else:
         for number, (ids, positions) in enumerate(inputs):

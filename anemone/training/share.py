@@ -46,8 +46,7 @@ class Share:
         self.peers = ranks.groups(self.mesh, "loss", "pp")
         """Ranks over which losses and states of metrics add up."""
         self._read: Read = _unread
-        stages = self.mesh.size("pp")
-        self.pipeline = parallel.schedule(lambda *read: self._read(*read), 4 * stages) if self.staged else None
+        self.pipeline = parallel.schedule(lambda *read: self._read(*read)) if self.staged else None
         for stage in parallel.stages if self.staged else ():
             stage.forward = _under(precision, device, stage.forward)
 

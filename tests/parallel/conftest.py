@@ -93,9 +93,7 @@ def train(config: ParallelConfig, steps: int = 2, meta: bool = True, count: int 
     batches: list = []
     schedule = None
     if mesh.config.pp > 1:
-        schedule = parallel.schedule(
-            lambda output, number: token_cross_entropy(output, batches[number][1])[0], count // mesh.data_world
-        )
+        schedule = parallel.schedule(lambda output, number: token_cross_entropy(output, batches[number][1])[0])
     parameters = list(network.parameters())
     parts = [torch.nn.Parameter(local(parameter)) for parameter in parameters]  # the same memory
     sgd = torch.optim.SGD(parts, lr=SGD_LR)

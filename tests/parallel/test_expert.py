@@ -157,7 +157,7 @@ def gradients(rank: int, layout: dict[str, Any], padded: bool) -> dict[str, Tens
         return token_cross_entropy(output, targets[number])[0] * float(number < 2)
 
     if padded:
-        parallel.schedule(lost, 4).step([(micro_batch, positions) for micro_batch in tokens])
+        parallel.schedule(lost).step([(micro_batch, positions) for micro_batch in tokens])
     else:
         for number, micro_batch in enumerate(tokens[:2]):
             parallel.begin(last=number == 1)
