@@ -19,7 +19,7 @@ from anemone import tasks
 from anemone.checkpoint.atomic import standing
 from anemone.checkpoint.shards import Shards
 from anemone.data import Examples
-from anemone.errors import AnemoneError, TrainingError
+from anemone.errors import TrainingError
 from anemone.training import ranks
 from anemone.training.evaluation import COUNTS, told
 from anemone.training.loggers import SPEED, MetricsTable
@@ -200,11 +200,11 @@ class Finish(Callback):
         self.folder, self.sets, self.best = folder, sets, best
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes, measures and writes what was measured, if training is done and not only interrupted.
+        """Measures the model and writes it with its scores, if training is done and not only interrupted.
 
         Raises:
             TrainingError: no step moved the weights: nothing was learnt.
-            DataError: a set cannot be measured; the model is there by then, without its scores.
+            DataError: a set cannot be measured; the model is written without scores of it.
         """
         module = cast(TrainingModule, pl_module)
         if module.stop != "finished":
@@ -215,14 +215,13 @@ class Finish(Callback):
         if self.best and module.ledger.best:
             metrics = self._choose_best(module)
         module.engine.settle()
-        self._write(module, steps, metrics)
-        if self.sets:
-            try:
-                metrics |= module.evaluate(self.sets)
-            except AnemoneError:
-                log.error("The finished model is `%s`, but could not be measured.", self.folder / "model.anemone")
-                raise
+        try:
+            metrics |= module.evaluate(self.sets)
+        except Exception:
             self._write(module, steps, metrics)
+            log.error("The finished model is `%s`, but could not be measured.", self.folder / "model.anemone")
+            raise
+        self._write(module, steps, metrics)
         module.ledger.metrics = metrics
         log.info("Finished after %s: `%s`.", counted(steps, "step"), self.folder / "model.anemone")
 

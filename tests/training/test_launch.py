@@ -190,18 +190,35 @@ def test_a_test_set_that_cannot_be_measured_costs_no_model(experiment, recording
     assert names == {"valid", "test"} and json.loads((folder / "results.json").read_text())["metrics"] == result.metrics
 
 
-def test_a_model_is_written_before_its_test_and_again_with_the_scores(experiment, monkeypatch, tmp_path):
+def test_a_model_is_written_once_and_says_how_good_it_is_on_its_test(experiment, monkeypatch, tmp_path):
     archive = tmp_path / "run" / "model.anemone"
-    cards, measured = [], TrainingModule.evaluate
+    written, save = [], tasks.save
 
-    def evaluate(module, sets):
-        cards.append(read_archive(archive).card if archive.exists() else "")
+    def count(task, path, **options):
+        written.append(path)
+        return save(task, path, **options)
+
+    monkeypatch.setattr("anemone.tasks.save", count)
+    train(experiment(trainer__max_steps=2))
+    assert written == [archive]
+    assert "| measured on | set: test, utterances: 6, left_out: 0 |" in read_archive(archive).card
+
+
+def test_a_run_that_is_interrupted_in_its_test_is_tested_when_it_goes_on(experiment, monkeypatch, tmp_path):
+    measured = TrainingModule.evaluate
+
+    def interrupt(module, sets):
+        if "test" in sets:
+            raise KeyboardInterrupt
         return measured(module, sets)
 
-    monkeypatch.setattr(TrainingModule, "evaluate", evaluate)
-    train(experiment(trainer__max_steps=2))
-    assert "set: valid" in cards[-1] and "set: test" not in cards[-1]
-    assert "| measured on | set: test, utterances: 6, left_out: 0 |" in read_archive(archive).card
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "evaluate", interrupt)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(experiment(trainer__max_steps=2))
+    assert not (tmp_path / "run" / "results.json").exists()
+    result = train(experiment(trainer__max_steps=2))
+    assert result.finished and any(name.startswith("test/") for name in result.metrics)
 
 
 def test_minutes_end_a_run_and_more_minutes_prolong_it(experiment):
