@@ -19,6 +19,16 @@ def local(tensor: Tensor) -> Tensor:
     return part.detach()
 
 
+def groups_of(tensor: Tensor) -> list[dist.ProcessGroup]:
+    """The groups of ranks that have different parts of a tensor; none where each has all of it."""
+    if not isinstance(tensor, DTensor):
+        return []
+    placements = tensor.placements
+    assert not any(placement.is_partial() for placement in placements), placements
+    # not `is_shard()`: torch says no of the strided shards that FSDP makes of what tensor parallelism has cut
+    return [tensor.device_mesh.get_group(axis) for axis, p in enumerate(placements) if not p.is_replicate()]
+
+
 class BucketedSum:
     """Sums gradients over a group of ranks; from `arm` to `finish`, each bucket leaves as soon as it is full.
 
@@ -137,12 +147,7 @@ def total_norm(gradients: Sequence[Tensor], pipeline: dist.ProcessGroup | None =
     """
     by_groups: dict[tuple[dist.ProcessGroup, ...], list[Tensor]] = defaultdict(list)
     for gradient in gradients:
-        groups: list[dist.ProcessGroup] = []
-        if isinstance(gradient, DTensor):
-            assert not any(placement.is_partial() for placement in gradient.placements), gradient.placements
-            axes = [axis for axis, placement in enumerate(gradient.placements) if not placement.is_replicate()]
-            groups = [gradient.device_mesh.get_group(axis) for axis in axes]
-        by_groups[tuple(groups)].append(local(gradient))
+        by_groups[tuple(groups_of(gradient))].append(local(gradient))
     keys = list(by_groups)
     squares = [torch.stack(torch._foreach_norm(by_groups[key], 2, dtype=torch.float32)).square().sum() for key in keys]
     total = torch.stack(squares)

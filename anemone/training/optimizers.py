@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import AdamW, Optimizer
 
-from anemone.parallel.gradients import local
+from anemone.parallel.gradients import groups_of, local
 
 Group = dict[str, Any]
 Closure = Callable[[], float]
@@ -186,10 +186,8 @@ def squared_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     torch._foreach_pow_(squares, 2)
     shared: dict[dist.ProcessGroup, list[Tensor]] = defaultdict(list)
     for tensor, square in zip(tensors, squares, strict=True):
-        if isinstance(tensor, DTensor):
-            for axis, placement in enumerate(tensor.placements):
-                if placement.is_shard():
-                    shared[tensor.device_mesh.get_group(axis)].append(square)
+        for group in groups_of(tensor):
+            shared[group].append(square)
     for group, parts in shared.items():
         joined = torch.stack(parts)
         dist.all_reduce(joined, group=group)

@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 from anemone.config import decode, load_class
 from anemone.errors import ConfigError
 from anemone.testing import run_ranks
 from anemone.training import optimizers
 from anemone.training.optim import OPTIMIZERS
-from anemone.training.optimizers import Lion, Muon, NovoGrad, orthogonal
+from anemone.training.optimizers import Lion, Muon, NovoGrad, orthogonal, squared_norms
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/parity/schedules/values.json").read_text())["novograd"]
 
@@ -328,6 +330,20 @@ def test_sharded_weights_move_as_whole_ones_do(kind):
     whole = moved(0, kind, False)
     for found in run_ranks(4, moved, kind, True):
         torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
+
+
+def squared_norm_of_twice_cut(rank):
+    net, mesh = nn.Linear(8, 8, bias=False), init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp_shard", "tp"))
+    net.weight.data = torch.arange(64.0).view(8, 8)
+    parallelize_module(net, mesh["tp"], ColwiseParallel())
+    fully_shard(net, mesh=mesh["dp_shard"])
+    (found,) = squared_norms([net.weight.detach()])
+    return found.item()
+
+
+def test_norms_are_of_whole_tensors_where_fsdp_cuts_what_tensor_parallelism_has_cut_along_the_same_axis():
+    """Torch says of such a placement that it is no shard."""
+    assert run_ranks(4, squared_norm_of_twice_cut) == [pytest.approx(float(torch.arange(64.0).square().sum()))] * 4
 
 
 def refused(rank):
