@@ -7,7 +7,7 @@ the table of the family, and what has no counterpart is refused by name.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -66,6 +66,11 @@ class HuggingFace(Mapping[str, Tensor]):
         source = self.sources[name]
         stored = [self._stored(name, theirs, source) for theirs in source.names]
         return torch.stack(stored) if source.stacked else stored[0]
+
+    def stand_in(self, name: str) -> Tensor:
+        """A tensor of the same type and shape that takes no memory."""
+        source = self.sources[name]
+        return stand_in(self._stored(name, source.names[0], source).dtype, source.shape)
 
     def read_into(self, tensors: Mapping[str, Tensor]) -> None:
         """Fills tensors with the values of the same name; of a `DTensor`, what this rank holds.
@@ -179,6 +184,7 @@ def write_huggingface(
     max_shard_bytes: int = 5 * 10**9,
     files: Mapping[str, bytes] | None = None,
     group: Group = None,
+    read: Callable[[str], Tensor] | None = None,
 ) -> None:
     """Writes a model in Hugging Face's format, in a folder that is there wholly or not at all.
 
@@ -195,6 +201,7 @@ def write_huggingface(
         max_shard_bytes: of a file; a tensor that is larger has a file to itself.
         files: further files, by name, such as a tokenizer's; those of the first rank are written.
         group: a gloo group of all ranks; None for one process.
+        read: gives a tensor by name when its turn comes, where ``tensors`` are stand-ins of types and shapes.
 
     Raises:
         ArchiveError: on all ranks: a tensor is missing, unknown or of a wrong shape, or a rank could not write.
@@ -204,6 +211,7 @@ def write_huggingface(
     rank = dist.get_rank(group) if group else 0
     wanted = {name: source for name, source in sources(model, vocab_size).items() if not _tied(name, model)}
     held = {name: tensor.detach() for name, tensor in tensors.items() if not _tied(name, model)}
+    read = read or held.__getitem__
 
     def decide(layouts: list[Any]) -> list[Any]:
         _check_place(path)
@@ -221,7 +229,8 @@ def write_huggingface(
         faults: list[OSError] = []
         for number, (writer, names) in enumerate(plan):
             file = draft / _file_name(number, len(plan))
-            _write(file if rank == writer else None, {name: wanted[name] for name in names}, held, dtype, faults)
+            own = {name: wanted[name] for name in names if name in held}
+            _write(file if rank == writer else None, own, read, dtype, faults)
         agree(group, lambda: _raise(faults))
         agree(group, stack.close)  # on the first rank, this renames
 
@@ -291,7 +300,7 @@ def _text(tree: Tree) -> bytes:
 def _write(
     path: Path | None,
     wanted: Mapping[str, Source],
-    held: Mapping[str, Tensor],
+    read: Callable[[str], Tensor],
     dtype: torch.dtype,
     faults: list[OSError],
 ) -> None:
@@ -308,9 +317,7 @@ def _write(
         except OSError as error:
             faults.append(error)
         for name in wanted:
-            if name not in held:
-                continue
-            whole = held[name].to(dtype)
+            whole = read(name).to(dtype)
             whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
             try:
                 if file is not None and not faults:

@@ -25,6 +25,7 @@ VERBS = {
     "transcribe": "write down what is said in recordings",
     "generate": "continue texts",
     "models": "list the pretrained models",
+    "convert": "write a model in another format",
     "inspect": "show what a model or an experiment is made of",
     "launch": "print the file that starts a run on a cluster, or submit it",
     "parity": "prove that a layout computes what one process does",

@@ -24,6 +24,22 @@ def initialize(network: nn.Module, draw: Draw, seed: int, *, device: torch.devic
         seed: of the run.
         device: for what is on the meta device; "cpu" by default.
     """
+    allocate(network, device=device)
+    for name, parameter in network.named_parameters():
+        generator = torch.Generator(local(parameter).device).manual_seed(seed_of(seed, name))
+        value = draw(name, parameter.shape, generator)
+        if isinstance(parameter, DTensor):
+            value = part_of(value, parameter.device_mesh, parameter.placements)
+        local(parameter).copy_(value)
+
+
+def allocate(network: nn.Module, *, device: torch.device | str | None = None) -> None:
+    """Gives memory to the parameters of a network that have none; names of one weight stay names of one.
+
+    Args:
+        network: before or after `parallelize`; buffers must not be on the meta device.
+        device: for what is on the meta device; "cpu" by default.
+    """
     target = torch.device(device or "cpu")
     assert not any(buffer.is_meta for buffer in network.buffers())
     owners = {name: network.get_submodule(name.rpartition(".")[0]) for name, _ in _all_names(network)}
@@ -34,12 +50,6 @@ def initialize(network: nn.Module, draw: Draw, seed: int, *, device: torch.devic
         first = firsts.setdefault(ties[name], name)
         if first != name:
             setattr(module, name.rpartition(".")[2], network.get_parameter(first))
-    for name, parameter in network.named_parameters():
-        generator = torch.Generator(local(parameter).device).manual_seed(seed_of(seed, name))
-        value = draw(name, parameter.shape, generator)
-        if isinstance(parameter, DTensor):
-            value = part_of(value, parameter.device_mesh, parameter.placements)
-        local(parameter).copy_(value)
 
 
 def _all_names(network: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -109,6 +109,10 @@ class RunConfig:
     seed: int = 0
     """Of initial weights, order of the data, augmentation and dropout."""
 
+    init: str | None = None
+    """A folder in Hugging Face's format whose weights the run starts with; null draws them. An experiment by its name
+    also takes model, size of the vocabulary and tokenizer from there."""
+
     resume: Literal["same", "changed"] = "same"
     """Whether a run may go on with settings that differ in what matters from those it was started with."""
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from anemone import tasks
+from anemone.checkpoint.huggingface import read_huggingface
 from anemone.data.tokens import TokenDataConfig
 from anemone.parallel.apply import Parallel, parallelize
 from anemone.parallel.context import check_rows
-from anemone.parallel.initial import initialize
+from anemone.parallel.initial import allocate, initialize
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.tasks.task import Task
 from anemone.training.precision import Precision
@@ -26,7 +27,13 @@ def build_task(config: "ExperimentConfig") -> Task:
 
 
 def lay_out(
-    task: Task, mesh: Mesh | None, *, precision: Precision, seed: int, device: torch.device | str = "cpu"
+    task: Task,
+    mesh: Mesh | None,
+    *,
+    precision: Precision,
+    seed: int,
+    init: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> Parallel | None:
     """Puts a task on a device, its network over a mesh; returns what the engine steps over.
 
@@ -35,15 +42,20 @@ def lay_out(
         mesh: of all processes; None leaves the network as it is, for one process.
         precision: its formats of weights and products decide how the network is laid out.
         seed: of the first weights of a lazy task; others have theirs.
+        init: a folder in Hugging Face's format that has the first weights; each process reads what it holds of them.
         device: of this process.
 
     Raises:
+        ArchiveError: the folder is broken, or has other weights.
         ConfigError: the network cannot be laid out so; names the setting and the fix.
     """
     if not task.lazy:
         task.to(device)
     parallel = parallelize(task.network, mesh, short=precision.weights, fp8=precision.fp8) if mesh else None
-    if task.lazy:
+    if init:
+        allocate(task.network, device=device)
+        read_huggingface(init).read_into(dict(task.network.named_parameters()))
+    elif task.lazy:
         initialize(task.network, task.draw, seed, device=device)
     return parallel
 

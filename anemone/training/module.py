@@ -187,6 +187,7 @@ class TrainingModule(LightningModule):
             strategy.mesh if isinstance(strategy, Joined) else None,
             precision=precision(self.config.precision, strategy.root_device),
             seed=self.config.run.seed,
+            init=self.config.run.init,
             device=strategy.root_device,
         )
 

@@ -22,6 +22,7 @@ def experiment(name: str, overrides: Sequence[str] = ()) -> "ExperimentConfig":
         overrides: as `anemone.config.compose` takes them.
 
     Raises:
+        ArchiveError: the folder of ``run.init`` is missing, broken, or of an architecture that is not read.
         ConfigError: there is no such experiment, or a setting is wrong.
     """
     tree = compose(name, overrides)  # before PyTorch is imported, so that most mistakes are told at once
@@ -29,4 +30,8 @@ def experiment(name: str, overrides: Sequence[str] = ()) -> "ExperimentConfig":
         run.setdefault("folder", f"runs/{Path(name).stem}")
     from anemone.training.experiment import ExperimentConfig
 
+    if isinstance(run, dict) and (init := run.get("init")):
+        from anemone.training.convert import begun
+
+        tree = begun(tree, Path(init))
     return decode(ExperimentConfig, tree)
