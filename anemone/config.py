@@ -218,7 +218,7 @@ def must(ok: bool, path: str, rule: str, *, value: object, hint: str = "") -> No
         ConfigError: if not ``ok``.
     """
     if not ok:
-        raise ConfigError(f"`{path}` must be {rule}, but is {value!r} instead.{hint and ' ' + hint}")
+        raise ConfigError(f"`{path}` must be {rule}, but is {value!r} instead.{hint and ' ' + hint}", path=path)
 
 
 def decode(cls: type[C], tree: Any, path: str = "") -> C:
@@ -241,7 +241,7 @@ def decode(cls: type[C], tree: Any, path: str = "") -> C:
     for key in tree:
         if key not in fields:
             advice = nearest(str(key), [f"{at}{name}" for name in fields], by=last_part) or _deeper(cls, tree, key, at)
-            raise ConfigError(f"`{at}{key}` is not a setting of {cls.__name__}.{advice}")
+            raise ConfigError(f"`{at}{key}` is not a setting of {cls.__name__}.{advice}", path=f"{at}{key}")
     values = {}
     for name, field in fields.items():
         if name in tree:
@@ -252,12 +252,12 @@ def decode(cls: type[C], tree: Any, path: str = "") -> C:
             elif value is not None or field.default is dataclasses.MISSING:
                 values[name] = _of_kind(kinds, value, at + name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"`{at}{name}` must be set: {cls.__name__} has no default for it.")
+            raise ConfigError(f"`{at}{name}` must be set: {cls.__name__} has no default for it.", path=at + name)
     try:
         return cls(**values)
     except ConfigError as error:
-        message = str(error)
-        raise ConfigError(f"`{at}{message[1:]}" if message.startswith("`") else f"{at}{message}") from None
+        full = (at + error.path).rstrip(".")
+        raise ConfigError(str(error).replace(f"`{error.path}`", f"`{full}`", 1), path=full) from None
 
 
 def _deeper(cls: type, tree: Mapping[Any, Any], key: object, at: str) -> str:
@@ -285,7 +285,7 @@ def _of_kind(kinds: Mapping[str, str], tree: Any, path: str) -> Any:
     tree = {"kind": tree} if isinstance(tree, str) else tree
     must(isinstance(tree, Mapping), path, f"a group of settings with a `kind` out of {sorted(kinds)}", value=tree)
     if "kind" not in tree:
-        raise ConfigError(f"`{path}.kind` must be set, to one of {sorted(kinds)}.")
+        raise ConfigError(f"`{path}.kind` must be set, to one of {sorted(kinds)}.", path=f"{path}.kind")
     kind = tree["kind"]
     must(
         isinstance(kind, str) and kind in kinds,

@@ -14,7 +14,16 @@ class AnemoneError(ValueError):
 
 
 class ConfigError(AnemoneError):
-    """A setting is unknown, of the wrong type, or impossible."""
+    """A setting is unknown, of the wrong type, or impossible.
+
+    Args:
+        message: what is wrong.
+        path: the setting that the message is about, such as ``optim.lr``; empty where it is about none, or several.
+    """
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class DataError(AnemoneError):

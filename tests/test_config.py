@@ -1,6 +1,7 @@
 """Trees compose, decode strictly, and every mistake names the setting, the rule and the nearest right name."""
 # ruff: noqa: E501  (the table of mistakes quotes whole messages)
 
+import copy
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +183,16 @@ def test_a_group_is_picked_also_where_the_file_picks_none(tmp_path):
 def test_a_mistake_names_the_setting_and_the_fix(overrides, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         run(*overrides)
+
+
+@pytest.mark.parametrize(
+    "override", ["model.encoder.nlayers=3", "model.encoder.num_layers=two", "model.encoder.num_layers=0", "~model.kind"]
+)
+def test_an_error_has_the_path_of_its_setting_also_where_the_class_below_refuses_it(override):
+    with pytest.raises(ConfigError) as raised:
+        run(override)
+    path = override.partition("=")[0].lstrip("~")
+    assert raised.value.path == copy.copy(raised.value).path == path
 
 
 @pytest.mark.parametrize(

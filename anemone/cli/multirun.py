@@ -33,7 +33,8 @@ def multirun(name: str, overrides: Sequence[str]) -> int:
     """
     combinations = sweep(overrides)
     if any(word.startswith("run.folder=") for word in combinations[0][1]):
-        raise ConfigError("`run.folder` must be one folder: `--multirun` makes one beside it for each combination.")
+        message = "`run.folder` must be one folder: `--multirun` makes one beside it for each combination."
+        raise ConfigError(message, path="run.folder")
     root = Path(f"{experiment(name, overrides=combinations[0][0]).run.folder}_multirun")
     runs = []
     for words, listed in combinations:

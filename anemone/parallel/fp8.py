@@ -80,7 +80,8 @@ def _fits(layer: nn.Linear, parts: int) -> bool:
 
 def _need(library: str) -> None:
     if importlib.util.find_spec(library) is None:
-        raise ConfigError(f"`precision` asks for {library}, which is not installed: {LIBRARIES[library]}.")
+        message = f"`precision` asks for {library}, which is not installed: {LIBRARIES[library]}."
+        raise ConfigError(message, path="precision")
 
 
 def _torchao(recipe: str) -> Callable[[nn.Linear], nn.Module]:

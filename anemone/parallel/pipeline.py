@@ -277,8 +277,14 @@ class Unseen(nn.Module):
         return self.stage(x, **shared)
 
 
-def check_count(schedule: str, pp: int, count: int) -> None:
+def check_count(schedule: str, pp: int, count: int, *, setting: str = "trainer.batches_per_step") -> None:
     """Raises unless a schedule can take so many micro-batches.
+
+    Args:
+        schedule: its name.
+        pp: ranks of a pipeline.
+        count: micro-batches.
+        setting: what is named where it cannot.
 
     Raises:
         ConfigError: naming the setting.
@@ -287,4 +293,4 @@ def check_count(schedule: str, pp: int, count: int) -> None:
     fits = count >= least and count % rounds == 0
     rule = f"{least} or more" + f", and a multiple of {rounds}," * (rounds > 1)
     hint = f"That is what each of the `{schedule}` pipelines gets of it."
-    must(fits, "trainer.batches_per_step", f"such that each pipeline has {rule}", value=count, hint=hint)
+    must(fits, setting, f"such that each pipeline has {rule}", value=count, hint=hint)

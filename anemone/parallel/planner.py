@@ -152,7 +152,7 @@ def judge(config: ParallelConfig, asked: Asked) -> Prediction | Refused:
         config = config.resolve(asked.gpus)
         micro_batches = check(config, asked)
     except ConfigError as error:
-        return Refused(config, _setting(error), str(error))
+        return Refused(config, error.path.removeprefix("parallel."), str(error))
     layout = Layout.of(config, precision=asked.precision, recomputed=_recomputed(config.recompute, asked.decoder))
     job = Job(asked.decoder, asked.sequence_len, asked.micro_batch, micro_batches, asked.optimizer)
     memory = worst_memory(job, layout)
@@ -165,11 +165,6 @@ def judge(config: ParallelConfig, asked: Asked) -> Prediction | Refused:
     return predict(job, layout, asked.gpu)
 
 
-def _setting(error: ConfigError) -> str:
-    """The setting that an error names."""
-    return str(error).partition("`")[2].partition("`")[0].removeprefix("parallel.")
-
-
 def _recomputed(recompute: Any, decoder: Decoder) -> float:
     """Share of the blocks that are recomputed."""
     if recompute is None or isinstance(recompute, NoneConfig):
@@ -177,7 +172,8 @@ def _recomputed(recompute: Any, decoder: Decoder) -> float:
     if not isinstance(recompute, FullConfig):
         raise ConfigError(
             "`parallel.recompute.kind` must be none, full or selective for a plan, as auto measures while it trains, "
-            "but is 'auto' instead."
+            "but is 'auto' instead.",
+            path="parallel.recompute.kind",
         )
     blocks = len(range(decoder.num_layers)[: recompute.first : recompute.every])
     return blocks / decoder.num_layers
@@ -216,8 +212,5 @@ def check(config: ParallelConfig, asked: Asked) -> int:
     rule = f"such that {asked.sequences} sequences of a step are micro-batches of {asked.micro_batch} for each of them"
     must(each > 0 and not left, "parallel.dp_shard", rule, value=readers)
     if config.pp > 1:
-        try:
-            check_count(config.schedule, config.pp, each)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("trainer.batches_per_step", "parallel.schedule", 1)) from None
+        check_count(config.schedule, config.pp, each, setting="parallel.schedule")
     return each

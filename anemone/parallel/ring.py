@@ -67,7 +67,8 @@ def _cuda_forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale
     if query.dtype not in (torch.float16, torch.bfloat16):
         raise ConfigError(
             f"`precision` must be of 16 bits for ring and gather attention on GPUs, but is {query.dtype} instead. "
-            "Use `parallel.cp_method=ulysses`, or bf16-mixed."
+            "Use `parallel.cp_method=ulysses`, or bf16-mixed.",
+            path="precision",
         )
     op = torch.ops.aten._scaled_dot_product_flash_attention
     out, lse, *_ = op(query, key, value, 0.0, causal, scale=scale)

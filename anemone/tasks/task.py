@@ -151,5 +151,5 @@ def refuse_strangers(parts: Any, domain: Literal["speech", "text"]) -> None:
     ours = where[:2] == ["anemone", "models"]
     must(not ours or where[2] == domain, "model", f"a model of {domain}, as the task wants one", value=parts.model)
     if domain == "speech" and parts.features is None:
-        raise ConfigError("`features` must be set: the task hears speech.")
+        raise ConfigError("`features` must be set: the task hears speech.", path="features")
     must(domain == "speech" or parts.features is None, "features", "null, as text has none", value=parts.features)

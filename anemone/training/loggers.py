@@ -105,7 +105,8 @@ def build_loggers(folder: Path, names: Sequence[LoggerName], *, project: str, st
             made.append(_mlflow(folder, project))
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"`run.loggers` needs a package: {error}. Install anemone[wandb] or anemone[mlflow]."
+            f"`run.loggers` needs a package: {error}. Install anemone[wandb] or anemone[mlflow].",
+            path="run.loggers",
         ) from error
     return made
 

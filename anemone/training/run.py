@@ -135,7 +135,8 @@ def refuse_changes(folder: Path, tree: Tree, fingerprint: str) -> None:
         raise ConfigError(
             f"`run.folder` must be that of the same run, but `{folder}` was started with other settings: "
             f"{'; '.join(changes)}. To go on from its last checkpoint with the new ones, set `run.resume=changed`; to "
-            "start anew, choose another `run.folder`, or remove this one."
+            "start anew, choose another `run.folder`, or remove this one.",
+            path="run.folder",
         )
 
 
