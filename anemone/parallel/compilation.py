@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 
 from anemone.parallel.plans import Plan, find
@@ -20,6 +21,9 @@ def compile_blocks(network: nn.Module, plan: Plan, *, tensor_parallel: bool = Fa
     for block in find(network, plan.blocks):
         block.compile(backend=backend)
     if tensor_parallel:
+        # graphs of DTensors come back from torch 2.13's cache on disk with the process groups of the rank that put them
+        # there: a second run with tp and cp broke or waited for ever
+        torch._functorch.config.enable_autograd_cache = False
         for module in network.modules():
             if isinstance(module, nn.Embedding):
                 module.register_forward_hook(_settle)

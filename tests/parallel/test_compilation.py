@@ -4,7 +4,9 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.utils import counters
+from torch._functorch import config as functorch
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import RowwiseParallel
 
@@ -122,6 +124,15 @@ def test_tensor_parallel_blocks_need_the_hook_on_the_embedding(plain):
     compiled, without = run_ranks(2, over, {"tp": 2, "compile": True}, [True, False], True)[0]
     assert agrees(compiled, plain) and compiled[2] == 1 and plain[2] == 0
     assert isinstance(without, str) or not agrees(without, plain)
+
+
+def test_graphs_over_tensor_parallel_are_not_taken_from_the_cache_that_ranks_share(monkeypatch):
+    """It would give a rank the process groups of another: a warm cache broke tp with cp, and only a warm one."""
+    monkeypatch.setattr(functorch, "enable_autograd_cache", True)
+    compile_blocks(nn.Sequential(), PLAN)
+    assert functorch.enable_autograd_cache
+    compile_blocks(nn.Sequential(), PLAN, tensor_parallel=True)
+    assert not functorch.enable_autograd_cache
 
 
 def test_compiled_blocks_are_sharded_divided_and_recomputed(plain):
