@@ -4,10 +4,12 @@
     packed   the same, called for one document, or one stretch of a window, at a time: no mask, memory linear in length
     flex     PyTorch's FlexAttention: documents and windows skip blocks; compiled, and for GPUs (no backward on CPUs)
     varlen   PyTorch's attention over packed sequences, for GPUs in half precision
+    blocked  the plain formula for some queries at a time: for short causal rows in bfloat16 on a CPU
 
 Heads may share keys and values (grouped-query attention, arXiv:2305.13245); no kernel copies them for it.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, NamedTuple, get_args
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anemone.config import must
+from anemone.nn.blocked_attention import LONGEST, blocked_attention
 from anemone.types import Hidden, Segments
 
-Kernel = Literal["auto", "sdpa", "packed", "flex", "varlen"]
+Kernel = Literal["auto", "sdpa", "packed", "flex", "varlen", "blocked"]
 
 
 class Pattern(NamedTuple):
@@ -67,7 +70,7 @@ def attention(
     _check(query, key, causal, window, segments)
     pattern = Pattern(causal, None if window is None or window >= key.shape[1] else window, scale)
     if kernel == "auto":
-        kernel = _best(query, pattern, segments, bias)
+        kernel = _best(query, key, pattern, segments, bias)
     return KERNELS[kernel](query, key, value, pattern, segments, bias)
 
 
@@ -79,9 +82,11 @@ def _check(query: Tensor, key: Tensor, causal: bool, window: int | None, segment
     must(segments is None or n == m, "segments", "left out where queries and keys differ in length", value=(n, m))
 
 
-def _best(query: Tensor, pattern: Pattern, segments: Tensor | None, bias: Tensor | None) -> Kernel:
+def _best(query: Tensor, key: Tensor, pattern: Pattern, segments: Tensor | None, bias: Tensor | None) -> Kernel:
     if bias is not None or (segments is None and pattern.window is None):
-        return "sdpa"
+        short = pattern.causal and 1 < query.shape[1] == key.shape[1] <= LONGEST and bias is None
+        on_cpu = type(query) is Tensor and query.device.type == "cpu" and query.dtype == torch.bfloat16
+        return "blocked" if short and on_cpu else "sdpa"
     if query.device.type != "cuda":
         return "packed"
     return "varlen" if query.dtype in (torch.float16, torch.bfloat16) else "flex"
@@ -167,6 +172,25 @@ def _document(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern) -> Te
 STRETCH = 128  # queries, at least, in one call under a window
 
 
+def _blocked(
+    query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, segments: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    fits = pattern.causal and pattern.window is None and segments is None and bias is None
+    rule = 'other than "blocked" unless the pattern is causal, over one document without window or bias'
+    must(fits and query.shape[1] == key.shape[1], "kernel", rule, value="blocked")
+    (b, n, heads, width), shared = query.shape, key.shape[2]
+    out = blocked_attention(
+        query.reshape(b, n, shared, -1, width)
+        .permute(0, 2, 3, 1, 4)
+        .flatten(0, 1),  # (B, N, H, K) -> (B * H', G, N, K)
+        key.transpose(1, 2).flatten(0, 1),  # (B, N, H', K) -> (B * H', N, K)
+        value.transpose(1, 2).flatten(0, 1),
+        1 / math.sqrt(width) if pattern.scale is None else pattern.scale,
+    )
+    whole: Tensor = out.view(b, heads, n, width).transpose(1, 2)
+    return whole
+
+
 def _flex(
     query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, segments: Tensor | None, bias: Tensor | None
 ) -> Tensor:
@@ -241,6 +265,7 @@ KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Pattern, Tensor | None, Ten
     "packed": _packed,
     "flex": _flex,
     "varlen": _varlen,
+    "blocked": _blocked,
 }
 
 

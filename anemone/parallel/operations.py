@@ -26,6 +26,7 @@ OPERATIONS: dict[str, frozenset[str]] = {
             "aten::_scaled_dot_product_efficient_attention",
             "aten::_scaled_dot_product_cudnn_attention",
             "torch_attn::_varlen_attn",
+            "anemone::blocked_attention",
             "flex_attention",
         }
     ),

@@ -8,7 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anemone.config import ConfigError
+from anemone.nn import blocked_attention
 from anemone.nn.attention import AttentionCore, attention, document_lens
+from anemone.parallel.operations import OPERATIONS, Keep
 from anemone.types import checked
 
 FORWARD, GRADIENT = 2e-6, 1e-5
@@ -76,6 +78,15 @@ def test_outputs_and_gradients_are_those_of_the_formula(kernel, pattern, shared)
     compare(qkv(shared=shared), kernel=kernel, **PATTERNS[pattern])
 
 
+@pytest.mark.parametrize("shared", [4, 2, 1])
+@pytest.mark.parametrize("n", [2, N, 150])
+def test_blocks_of_queries_compute_the_formula(monkeypatch, n, shared):
+    """In several blocks of queries, and with heads one after the other."""
+    for scores in (1 << 20, 1 << 10):
+        monkeypatch.setattr(blocked_attention, "SCORES", scores)
+        compare(qkv(shared=shared, n=n, m=n), kernel="blocked", scale=0.7)
+
+
 @pytest.mark.parametrize("kernel", ["sdpa", "packed"])
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("n", [1, 2, 10])
@@ -109,11 +120,28 @@ def test_a_bias_may_be_learned():
 
 @pytest.mark.parametrize("pattern", ["causal", "window", "documents"])
 def test_half_precision_stays_within_its_rounding(pattern):
-    """Of outputs up to 2: 2 ** -7."""
-    got = attention(*qkv(dtype=torch.bfloat16), **PATTERNS[pattern])
+    """Of outputs up to 2: 2 ** -7; of gradients of their squares up to 4: 2 ** -5."""
+    results = []
+    for function in (attention, plain):
+        leaves = qkv(dtype=torch.bfloat16)
+        out = function(*leaves, **PATTERNS[pattern])
+        out.double().square().sum().backward()
+        results.append((out, [x.grad for x in leaves]))
+    (got, gradients), (want, wanted) = results
     assert got.dtype == torch.bfloat16
-    want = plain(*qkv(dtype=torch.bfloat16), **PATTERNS[pattern])
     assert torch.allclose(got.double(), want, rtol=0, atol=2**-7)
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert gradient.dtype == torch.bfloat16
+        assert torch.allclose(gradient, expected, rtol=2**-6, atol=2**-5)
+
+
+def test_short_rows_of_a_cpu_in_half_precision_come_in_blocks_of_queries_under_autocast_too():
+    """One operation to recomputation, and as exact inside as outside: scores are never of half precision."""
+    leaves = qkv(dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16), Keep(OPERATIONS["attention"]) as keep:
+        got = attention(*leaves)
+    assert [x.shape for x in keep.results] == [(B * 4, 1, N, K)]
+    assert torch.equal(got, attention(*leaves))
 
 
 class Sizes(TorchDispatchMode):
@@ -230,6 +258,11 @@ def test_the_module_is_the_function():
         ({}, {"window": 4, "causal": False}, r"`window` must be 1 or more, and only where `causal`, but is 4 instead"),
         ({"m": 40}, {"segments": SEGMENTS}, r"`segments` must be left out where queries and keys differ in length"),
         ({}, {"bias": torch.zeros(1, 1, N, N), "kernel": "packed"}, r"`bias` must be left out where `kernel` is"),
+        (
+            {},
+            {"window": 4, "kernel": "blocked"},
+            r"`kernel` must be other than \"blocked\" unless the pattern is causal",
+        ),
         ({}, {"bias": torch.zeros(1, 1, N, N), "kernel": "varlen"}, r"`bias` must be left out where `kernel` is"),
     ],
     ids=str,
