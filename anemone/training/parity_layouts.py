@@ -101,6 +101,7 @@ LAYOUTS: tuple[Row, ...] = (
         *("dp_shard=2 precision=bf16-mixed", "dp_shard=2 precision=bf16-true", "tp=2 precision=bf16-true"),
         *("pp=2 precision=bf16-true", "tp=2 precision=bf16-mixed", "dp_shard=2 precision=16-mixed"),
         *("dp_shard=2 precision=fp8", "dp_shard=2 precision=fp8-rowwise"),
+        *("tp=2 precision=fp8", "tp=2 precision=fp8-rowwise"),
     ),
 )
 
