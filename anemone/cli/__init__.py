@@ -31,9 +31,11 @@ VERBS = {
     "parity": "prove that a layout computes what one process does",
     "plan": "predict what fits on some GPUs, and how fast it would train",
     "config": "print the settings of an experiment, decoded",
-    "data": "prepare a data set",
+    "data": "prepare data sets: convert, augment, measure and divide them",
     "completion": "print a script that makes a shell complete all this",
 }
+GROUPS = ("data",)
+"""Verbs that have verbs of their own, in a table ``VERBS``."""
 
 
 def positive(text: str) -> int:
@@ -92,6 +94,7 @@ def run(verb: str, words: Sequence[str]) -> int:
     Raises:
         AnemoneError: something is wrong with what was asked for.
     """
+    verb, words = within(verb, words)
     parser, module = parser_of(verb)
     args, unknown = parser.parse_known_intermixed_args(words)
     if unknown:
@@ -100,9 +103,24 @@ def run(verb: str, words: Sequence[str]) -> int:
     return int(module.run(args))
 
 
+def within(verb: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Returns a verb with the verb that it is given, such as ``data convert``, and the words that are left.
+
+    Raises:
+        ConfigError: there is no such verb in the group.
+    """
+    if verb not in GROUPS or not words or words[0].startswith("-"):
+        return verb, words
+    verbs = importlib.import_module(f"anemone.cli.{verb}").VERBS
+    if words[0] not in verbs:
+        advice = nearest(words[0], [*verbs, "--help"])
+        raise ConfigError(f"`{words[0]}` is not a verb of `anemone {verb}`.{advice} There are: {', '.join(verbs)}.")
+    return f"{verb} {words[0]}", words[1:]
+
+
 def parser_of(verb: str) -> tuple[argparse.ArgumentParser, Any]:
-    """Returns the parser of a verb and its module."""
-    module = importlib.import_module(f"anemone.cli.{verb}")
+    """Returns the parser of a verb, such as ``train`` or ``data convert``, and its module."""
+    module = importlib.import_module("anemone.cli." + re.sub("[ -]", "_", verb))
     parser = Parser(prog=f"anemone {verb}", description=module.__doc__, allow_abbrev=False, formatter_class=_Plain)
     module.arguments(parser)
     return parser, module

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from anemone.cli import VERBS, parser_of
+from anemone.cli import VERBS, parser_of, within
 from anemone.config import CONF, experiments
 
 Settings = dict[str, list[str]]
@@ -101,13 +101,14 @@ def candidates(words: Sequence[str]) -> list[str]:
         return _beginning(word, [*VERBS, "--help", "--version"])
     if before[0] not in VERBS:
         return []
-    parser, _ = parser_of(before[0])
+    verb, rest = within(before[0], before[1:])
+    parser, _ = parser_of(verb)
     options = {option: action for action in parser._actions for option in action.option_strings}
     if word.startswith("-"):
         return _beginning(word, [option for option in options if option.startswith("--")])
     if (option := options.get(before[-1])) and option.nargs != 0:
         return _beginning(word, [str(choice) for choice in option.choices or ()])
-    placed = _positionals(before[1:], options)
+    placed = _positionals(rest, options)
     actions = [action for action in parser._actions if not action.option_strings]
     if not actions or (len(placed) >= len(actions) and actions[-1].nargs not in ("*", "+")):
         return []

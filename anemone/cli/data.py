@@ -1,36 +1,36 @@
-"""Prepare a data set: make manifests of a folder of recordings.
+"""Prepare data sets: convert, change, measure and divide them.
 
-  anemone data speech-commands DIR [OUT]
+  anemone data VERB ...
 
-reads Google's Speech Commands as it is unpacked (a folder a word, `validation_list.txt`, `testing_list.txt`,
-`_background_noise_`) and writes train, validation and test manifests to OUT, by default where the experiments look for
-them.
+One file a verb, ``data_VERB.py``, imported when its verb is asked for.
 """
 
 import argparse
 
+from anemone.errors import ConfigError
+
+VERBS = {
+    "convert": "write a data set in another format",
+    "augment": "write changed copies of the recordings of a data set",
+    "stats": "measure hours, rates, alphabets and speakers",
+    "validate": "look for what is wrong in a data set",
+    "filter": "keep the rows of which a condition holds",
+    "split": "divide a data set, such as into train and test",
+    "shard": "write a data set as tars that are read by offset",
+    "merge": "write several data sets as one",
+    "speech-commands": "make manifests of Google's Speech Commands",
+}
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the verb takes."""
-    parser.add_argument("dataset", choices=["speech-commands"], metavar="DATASET", help="speech-commands")
-    parser.add_argument("folder", metavar="DIR", help="where it is unpacked")
-    parser.add_argument(
-        "out",
-        metavar="OUT",
-        nargs="?",
-        default="data/speech_commands",
-        help="where manifests are written (default data/speech_commands)",
-    )
-    parser.add_argument("--version", choices=["v1", "v2", "auto"], default="auto", help="by default found out")
-    parser.add_argument(
-        "--classes", choices=["all", "12"], default="all", help="all words, or ten with _unknown_ and _silence_"
-    )
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {line}" for name, line in VERBS.items()]
+    parser.usage = "anemone data VERB ..."
+    parser.epilog = "\n".join(["verbs:", *lines, "", "`anemone data VERB --help` says how a verb is used."])
+    parser.add_argument("verb", metavar="VERB", choices=list(VERBS), help="one of those below")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the manifests and says where."""
-    from anemone.data.speech_commands import prepare
-
-    for name, path in prepare(args.folder, args.out, version=args.version, classes=args.classes).items():
-        print(f"{name}: {path}")
-    return 0
+    """Never does anything: with a verb in its place, the verb's module runs."""
+    raise ConfigError(f"`{args.verb}` must stand right after `anemone data`.")

@@ -37,20 +37,22 @@ class Row(NamedTuple):
     """One utterance.
 
     Attributes:
-        audio: the recording.
+        audio: the recording's locator, most often a path.
         offset: seconds into it.
         duration: seconds.
         target: its text or label.
         source: the manifest.
         line: its line there, from 1.
+        id: its name; draws of augmentation depend on it.
     """
 
-    audio: Path
+    audio: str
     offset: float
     duration: float
     target: str
     source: str
     line: int
+    id: str
 
 
 class Index:
@@ -141,7 +143,20 @@ class Index:
         """Returns some utterances, in the order asked for."""
         take = pa.array(numbers, pa.int64())
         columns = [self.table[name].take(take).to_pylist() for name in (*OWN, "@source")]
-        return [Row(Path(a), o, d, t, self._sources[s], n) for a, o, d, t, n, s in zip(*columns, strict=True)]
+        ids = self.ids(numbers)
+        return [
+            Row(Path(a), o, d, t, self._sources[s], n, i) for a, o, d, t, n, s, i in zip(*columns, ids, strict=True)
+        ]
+
+    def ids(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
+        """Returns the names of some utterances: the key ``id``, else the recording's stem with ``@`` and its offset."""
+        take = pa.array(numbers, pa.int64())
+        audios, offsets = (self.table[name].take(take).to_pylist() for name in ("@audio", "@offset"))
+        own = self.table["id"].take(take).to_pylist() if "id" in self.columns else [None] * len(audios)
+        return [
+            name_of(audio, offset) if name is None else str(text_of(name))
+            for name, audio, offset in zip(own, audios, offsets, strict=True)
+        ]
 
     @property
     def seconds(self) -> float:
@@ -192,6 +207,16 @@ class Index:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the same file; a table without one travels."""
         return (_reopen, (self.path,)) if self.path else (Index, (self.table,))
+
+
+def name_of(audio: str, offset: float) -> str:
+    """The name of an utterance without one: its recording's stem, and milliseconds where it does not begin at 0.
+
+    Example:
+        >>> name_of("talks/monday.flac", 0.0), name_of("talks/monday.flac", 12.5)
+        ('monday', 'monday@12500')
+    """
+    return Path(audio).stem + (f"@{round(1000 * offset)}" if offset else "")
 
 
 def _reopen(path: Path) -> Index:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from anemone.cli import VERBS
+from anemone.cli import VERBS, data
 from anemone.cli.completion import SCRIPTS, candidates, settings
 from anemone.config import encode, experiments
 from anemone.training.run import flatten
@@ -34,7 +34,9 @@ from anemone.training.settings import experiment
         (["train", "telephone_words_quartznet", "data.augment.sp"], ["data.augment.speed."]),
         (["train", "telephone_words_quartznet", "data.skip_bad="], ["data.skip_bad=true", "data.skip_bad=false"]),
         (["train", "telephone_words_quartznet", "data.train="], []),
-        (["data", ""], ["speech-commands"]),
+        (["data", ""], [*data.VERBS]),
+        (["data", "co"], ["convert"]),
+        (["data", "--h"], ["--help"]),
         (["data", "speech-commands", "in", "out", "--classes", ""], ["all", "12"]),
         (["data", "speech-commands", "in", "out", ""], []),
         (["completion", "z"], ["zsh"]),

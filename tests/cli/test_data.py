@@ -1,4 +1,4 @@
-"""`data speech-commands` writes manifests of the folder layout."""
+"""`data` has verbs of its own; `data speech-commands` writes manifests of the folder layout."""
 
 import json
 from pathlib import Path
@@ -51,3 +51,12 @@ def test_the_experiments_train_on_what_is_written(anemone, folder, tmp_path, net
 def test_a_missing_folder_is_named(anemone, tmp_path):
     ran = anemone("data", "speech-commands", tmp_path / "nowhere", tmp_path / "out")
     assert ran.status == 2 and "nowhere" in ran.err and ran.err.count("\n") == 1
+
+
+def test_verbs_are_listed_and_an_unknown_one_is_named(anemone):
+    ran = anemone("data", "--help")
+    assert ran.status == 0 and "convert " in ran.out and "speech-commands " in ran.out
+    ran = anemone("data", "covert", "a", "--b")
+    assert ran.status == 2
+    assert "`covert` is not a verb of `anemone data`. Did you mean `convert`? There are: convert, " in ran.err
+    assert anemone("data").status == 2

@@ -26,8 +26,8 @@ def test_rows_of_several_manifests_come_in_order(manifest, tmp_path):
     a, b = manifest(rows(2, "a"), "a.jsonl"), manifest(["", *rows(1, "b")], "b.jsonl")
     index = Index.read([a, b], target="text")
     assert len(index) == 3
-    assert index.row(1) == (tmp_path / "1.wav", 0.0, 1.1, "a1", str(a), 2)
-    assert index.row(2) == (tmp_path / "0.wav", 0.0, 1.0, "b0", str(b), 2)
+    assert index.row(1) == (str(tmp_path / "1.wav"), 0.0, 1.1, "a1", str(a), 2, "1")
+    assert index.row(2) == (str(tmp_path / "0.wav"), 0.0, 1.0, "b0", str(b), 2, "0")
     assert [row.target for row in index.rows([2, 0])] == ["b0", "a0"]
     assert index.durations.dtype == np.float32
     assert np.array_equal(index.durations, np.float32([1.0, 1.1, 1.0]))
@@ -42,6 +42,13 @@ def test_further_columns_are_kept(manifest):
     assert index.column("n").to_pylist() == ["1", "1", "x"]
     with pytest.raises(DataError, match=r"`long` is not a further column of the manifests\. Did you mean `lang`\?"):
         index.column("long")
+
+
+def test_an_utterance_is_named_by_its_id_else_by_recording_and_offset(manifest):
+    row = rows(1)[0]
+    path = manifest([row | {"id": "x-1"}, row, row | {"offset": 0.25}, row | {"id": 7}])
+    index = Index.read([path], target="text")
+    assert [row.id for row in index.rows([0, 1, 2, 3])] == index.ids([0, 1, 2, 3]) == ["x-1", "0", "0@250", "7"]
 
 
 def test_labels_are_the_different_targets_sorted(manifest):
@@ -140,8 +147,8 @@ def test_the_fingerprint_tells_content_and_order_not_place(manifest):
 def test_equal_manifests_in_two_folders_have_their_own_recordings(manifest, tmp_path):
     (tmp_path / "other").mkdir()
     a, b = manifest(rows(1)), manifest(rows(1), "other/manifest.jsonl")
-    assert Index.read([a], target="text").row(0).audio == tmp_path / "0.wav"
-    assert Index.read([b], target="text").row(0).audio == tmp_path / "other" / "0.wav"
+    assert Index.read([a], target="text").row(0).audio == str(tmp_path / "0.wav")
+    assert Index.read([b], target="text").row(0).audio == str(tmp_path / "other" / "0.wav")
 
 
 @pytest.mark.parametrize("content", [b"", b"ARROW1\0\0garbage", "half", "plain"])

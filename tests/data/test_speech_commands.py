@@ -108,7 +108,7 @@ def test_the_manifests_load(folder, tmp_path):
 def test_manifests_above_the_recordings_have_relative_paths(folder):
     paths = prepare(folder, folder)
     assert read(paths)["train"][0]["audio_filepath"] == "backward/00000000_nohash_0.wav"
-    assert Index.read([paths["train"]], target="label").row(0).audio == folder / "backward/00000000_nohash_0.wav"
+    assert Index.read([paths["train"]], target="label").row(0).audio == str(folder / "backward/00000000_nohash_0.wav")
     for path in paths.values():
         path.unlink()
 
