@@ -144,9 +144,7 @@ class Index:
         take = pa.array(numbers, pa.int64())
         columns = [self.table[name].take(take).to_pylist() for name in (*OWN, "@source")]
         ids = self.ids(numbers)
-        return [
-            Row(Path(a), o, d, t, self._sources[s], n, i) for a, o, d, t, n, s, i in zip(*columns, ids, strict=True)
-        ]
+        return [Row(a, o, d, t, self._sources[s], n, i) for a, o, d, t, n, s, i in zip(*columns, ids, strict=True)]
 
     def ids(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
         """Returns the names of some utterances: the key ``id``, else the recording's stem with ``@`` and its offset."""
