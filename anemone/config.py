@@ -61,6 +61,15 @@ def of_kind(table: Mapping[str, str], *, optional: bool = False) -> Any:
     return dataclasses.field(default=None, metadata=metadata) if optional else dataclasses.field(metadata=metadata)
 
 
+def list_of_kind(table: Mapping[str, str]) -> Any:
+    """A field that holds a tuple of dataclasses, each picked by its name: ``[{name: {setting: value}}, ...]``.
+
+    Args:
+        table: name -> "module:Class", imported only when picked.
+    """
+    return dataclasses.field(default=(), metadata={"listed": table})
+
+
 def load_class(name: str) -> Any:
     """Imports "module:Class", a name written in one of our own tables."""
     module, _, attribute = name.partition(":")
@@ -247,7 +256,9 @@ def decode(cls: type[C], tree: Any, path: str = "") -> C:
         if name in tree:
             kinds = field.metadata.get("kinds")
             value = tree[name]
-            if kinds is None:
+            if "listed" in field.metadata:
+                values[name] = decode_list(field.metadata["listed"], value, at + name)
+            elif kinds is None:
                 values[name] = _value(hints[name], value, at + name)
             elif value is not None or field.default is dataclasses.MISSING:
                 values[name] = _of_kind(kinds, value, at + name)
@@ -295,6 +306,38 @@ def _of_kind(kinds: Mapping[str, str], tree: Any, path: str) -> Any:
         hint=nearest(str(kind), kinds).strip(),
     )
     return decode(load_class(kinds[kind]), {k: v for k, v in tree.items() if k != "kind"}, path)
+
+
+def decode_list(table: Mapping[str, str], tree: Any, path: str) -> tuple[Any, ...]:
+    """Makes config dataclasses of a list of ``name: {setting: value}``; a name alone stands for its defaults.
+
+    A mapping may stand for the list where no name comes twice: it is taken in its order, without those that are null.
+
+    Args:
+        table: name -> "module:Class".
+        tree: the list.
+        path: where it hangs, for messages.
+
+    Raises:
+        ConfigError: not such a list, or an unknown name or setting; names the nearest.
+    """
+    if isinstance(tree, Mapping):
+        tree = [{name: settings} for name, settings in tree.items() if settings is not None]
+    must(isinstance(tree, list | tuple), path, "a list of steps, such as [{name: {setting: value}}]", value=tree)
+    decoded = []
+    for i, item in enumerate(tree):
+        at = f"{path}[{i}]"
+        item = {item: None} if isinstance(item, str) else item
+        if not isinstance(item, Mapping):
+            must(dataclasses.is_dataclass(item), at, "one name with its settings, {name: {...}}", value=item)
+            decoded.append(item)
+            continue
+        must(len(item) == 1, at, "one name with its settings, {name: {...}}", value=dict(item))
+        ((name, settings),) = item.items()
+        known = isinstance(name, str) and name in table
+        must(known, at, f"one of {sorted(table)}", value=name, hint=nearest(str(name), table).strip())
+        decoded.append(decode(load_class(table[name]), {} if settings is None else settings, f"{at}.{name}"))
+    return tuple(decoded)
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:
@@ -371,11 +414,22 @@ def encode(config: Any) -> Any:
 
 
 def _encode_field(field: "dataclasses.Field[Any]", value: Any) -> Any:
+    if "listed" in field.metadata:
+        return [{kind_of(field.metadata["listed"], item, field.name): encode(item)} for item in value]
     kinds = field.metadata.get("kinds")
     if kinds is None or value is None:
         return encode(value)
+    return {"kind": kind_of(kinds, value, field.name), **encode(value)}
+
+
+def kind_of(table: Mapping[str, str], value: Any, path: str = "") -> str:
+    """The name a table of kinds has for the class of a config.
+
+    Raises:
+        ConfigError: none.
+    """
     name = f"{type(value).__module__}:{type(value).__qualname__}"
-    names = {target: kind for kind, target in kinds.items()}
-    rule = f"of a class that stands in its table ({', '.join(kinds)}), or it cannot be written down and read back"
-    must(name in names, field.name, rule, value=name)
-    return {"kind": names[name], **encode(value)}
+    names = {target: kind for kind, target in table.items()}
+    rule = f"of a class that stands in its table ({', '.join(table)}), or it cannot be written down and read back"
+    must(name in names, path, rule, value=name)
+    return names[name]
