@@ -82,10 +82,10 @@ def test_buckets_save_padding_and_still_mix():
 
 
 def test_buckets_hold_equal_seconds():
-    from anemone.data.plan import _buckets
+    from anemone.data.buckets import buckets
 
     lengths = np.random.default_rng(0).exponential(5, 5000).astype(np.float32)
-    seconds = [lengths[_buckets(lengths, 8) == bucket].sum() for bucket in range(8)]
+    seconds = [lengths[buckets(lengths, 8) == bucket].sum() for bucket in range(8)]
     assert np.ptp(seconds) < 0.02 * np.mean(seconds)
 
 
