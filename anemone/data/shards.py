@@ -1,0 +1,97 @@
+"""Where the recordings of a job go: files in folders, or members of tars that are the same bytes at every run."""
+
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from anemone.config import must
+from anemone.data.jobs import draft, place
+
+EACH = 1000  # files of a folder, at most about
+BLOCK = tarfile.BLOCKSIZE
+
+Put = Callable[[str, bytes], dict[str, Any]]
+"""Keeps a recording under a name that is a `file_stem` with an ending, and returns the manifest's keys that find it."""
+
+
+class Placed(NamedTuple):
+    """A member of a tar."""
+
+    offset: int
+    size: int
+
+
+def tar_name(number: int) -> str:
+    """Name of a shard; NeMo writes all of them as ``audio__OP_0..7_CL_.tar``."""
+    return f"audio_{number}.tar"
+
+
+@contextmanager
+def tar_of(out: Path, number: int) -> Iterator[Put]:
+    """Gives what puts recordings into a shard; on leaving it is moved into its place, wholly."""
+    name = tar_name(number)
+    path = draft(out, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+
+        def put(member: str, data: bytes) -> dict[str, Any]:
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            file.write(info.tobuf(tarfile.USTAR_FORMAT))
+            at = file.tell()
+            file.write(data)
+            file.write(bytes(-len(data) % BLOCK))
+            return {"audio_filepath": f"{name}?at={at}&size={len(data)}", "member": member, "shard_id": number}
+
+        yield put
+        file.write(bytes(2 * BLOCK))
+    os.replace(path, out / name)
+
+
+@contextmanager
+def files_of(out: Path, first: int) -> Iterator[Put]:
+    """Gives what puts recordings into the folder of a unit whose first row has a number."""
+    folder = f"audio/{first // EACH:04d}"
+
+    def put(name: str, data: bytes) -> dict[str, Any]:
+        place(out, f"{folder}/{name}", data)
+        return {"audio_filepath": f"{folder}/{name}"}
+
+    yield put
+
+
+def bounds(sizes: npt.NDArray[np.float64], *, shards: int | None = None, shard_mb: float | None = None) -> list[int]:
+    """Returns where shards begin, and the number of rows: so many shards of about as many rows, or each of a size.
+
+    Args:
+        sizes: (N,) bytes of each row.
+        shards: number of shards.
+        shard_mb: MiB of a shard at most, where a row alone is not larger.
+
+    Raises:
+        ConfigError: both or neither is given, or there are more shards than rows.
+    """
+    must((shards is None) != (shard_mb is None), "shards", "given, or `shard_mb` in its place, not both", value=shards)
+    if shards is not None:
+        must(1 <= shards <= len(sizes), "shards", f"1 to {len(sizes)}, the number of utterances", value=shards)
+        return [round(i * len(sizes) / shards) for i in range(shards + 1)]
+    assert shard_mb is not None
+    must(shard_mb > 0, "shard_mb", "above 0", value=shard_mb)
+    ends, room, limit = [0], 0.0, shard_mb * 2**20
+    for i, size in enumerate((sizes + BLOCK + (-sizes % BLOCK)).tolist()):
+        if room + size > limit and i > ends[-1]:
+            ends.append(i)
+            room = 0.0
+        room += size
+    return [*ends, len(sizes)]
+
+
+def nemo_manifest(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns lines as NeMo's tarred sets have them: the member's name in the place of where it lies."""
+    return [{**{k: v for k, v in line.items() if k != "member"}, "audio_filepath": line["member"]} for line in lines]
