@@ -1,0 +1,143 @@
+"""The columns of an index by the names that people know: a manifest's keys, and what is counted from its texts.
+
+``audio`` (or ``audio_filepath``), ``offset``, ``duration``, ``text`` or ``label``, ``id``, ``source``, ``line``, every
+further key of the manifest, and, where the manifest has no such keys of its own, ``chars`` and ``words`` of the text,
+``char_rate`` and ``word_rate`` by the second.
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from anemone.config import nearest
+from anemone.data.jsonlines import KEYS
+from anemone.data.manifest import Index
+from anemone.errors import DataError
+
+CHUNK = 65_536  # rows at a time, where a step needs memory for each
+
+Target = Literal["text", "label"]
+
+
+class Columns:
+    """Columns by name; those that are not stored are computed when they are asked for.
+
+    Args:
+        index: what they are of.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self._made: dict[str, Callable[[], pa.ChunkedArray]] = {
+            "chars": lambda: pa.chunked_array([pc.utf8_length(self["text"]).combine_chunks()]),
+            "words": lambda: _words(self["text"]),
+            "char_rate": lambda: pc.divide(self["chars"].cast("double"), self["duration"]),
+            "word_rate": lambda: pc.divide(self["words"].cast("double"), self["duration"]),
+            "id": lambda: _ids(index),
+            "source": lambda: _sources(index),
+            "label": lambda: index.table["@target"],
+            "text": lambda: index.table["@target"],
+        }
+        stored = {name: "@" + name for name in ("audio", "offset", "duration", "line")}
+        self._stored = stored | {"audio_filepath": "@audio"} | {name: name for name in index.columns}
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        """Returns a column.
+
+        Raises:
+            DataError: there is none of that name.
+        """
+        if name in self._stored:
+            return self.index.table[self._stored[name]]
+        if name in self._made:
+            return self._made[name]()
+        raise DataError(f"`{name}` is not a key of the data set.{nearest(name, list(self))}")
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields names: the stored ones first."""
+        return iter(dict.fromkeys([*self._stored, *self._made]))
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a column of that name."""
+        return name in self._stored or name in self._made
+
+    @property
+    def target(self) -> Target:
+        """Which name the index's own target has."""
+        return "label" if "text" in self._stored else "text"
+
+
+def opened(paths: Sequence[str | Path], target: Target | None = None) -> Index:
+    """Reads data sets of which it need not be known what they teach.
+
+    Args:
+        paths: manifests, and whatever else `Index.read` takes.
+        target: "text" or "label"; by default what the first line of the first has.
+
+    Raises:
+        DataError: as of `Index.read`.
+    """
+    return Index.read(paths, target=target or target_of(paths))
+
+
+def target_of(paths: Sequence[str | Path]) -> Target:
+    """Returns "label" where the first line of the first manifest has one and no text; "text" in all other cases."""
+    from anemone.data.files import ASSETS
+
+    text = str(paths[0]) if paths else ""
+    path = ASSETS / text.removeprefix("assets/") if text.startswith("assets/") else Path(text).expanduser()
+    if not path.is_file():
+        return "text"
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            row: Any = json.loads(file.readline(1 << 20).removeprefix(b"\xef\xbb\xbf"))
+    except (OSError, EOFError, ValueError, RecursionError):
+        return "text"
+    keys = set(row) if isinstance(row, dict) else set()
+    return "label" if keys & set(KEYS["label"]) and "text" not in keys else "text"
+
+
+def slices(number: int, size: int = CHUNK) -> Iterator[slice]:
+    """Yields slices that cover so many rows, each of ``size`` rows but the last."""
+    for start in range(0, number, size):
+        yield slice(start, min(start + size, number))
+
+
+def _words(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Words of each text, split at white space."""
+    return pa.chunked_array([_word_counts(text[piece]) for piece in slices(len(text))], pa.int32())
+
+
+def _word_counts(text: pa.ChunkedArray) -> pa.Array:
+    trimmed = pc.utf8_trim_whitespace(text).combine_chunks()
+    parts = pc.list_value_length(pc.utf8_split_whitespace(trimmed))
+    return pc.if_else(pc.equal(trimmed, ""), 0, parts).cast(pa.int32())
+
+
+def _ids(index: Index) -> pa.ChunkedArray:
+    """The id of each row."""
+    pieces = [index.ids(np.arange(piece.start, piece.stop)) for piece in slices(len(index))]
+    return pa.chunked_array([pa.array(piece, pa.string()) for piece in pieces])
+
+
+def _sources(index: Index) -> pa.ChunkedArray:
+    """The file of each row."""
+    numbers = index.table["@source"].combine_chunks()
+    names = source_names(index)
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(numbers, pa.array(names, pa.string())).cast(pa.string())])
+
+
+def source_names(index: Index) -> list[str]:
+    """Returns the files of an index by their number in ``@source``; empty for one of which no row is left."""
+    numbers = index.table["@source"].to_numpy()
+    found, first = np.unique(numbers, return_index=True)
+    names = [""] * (int(found.max()) + 1)
+    for number, row in zip(found.tolist(), first.tolist(), strict=True):
+        names[number] = index.row(row).source
+    return names
