@@ -11,7 +11,7 @@ Numbers = npt.NDArray[np.integer]
 def buckets(lengths: Floats | Numbers, count: int) -> Rows:
     """The bucket of each utterance, shortest first; all buckets hold the same length, as nearly as can be."""
     ranks = np.empty(len(lengths), np.int64)
-    order = np.argsort(lengths, kind="stable")
+    order = _sorting(lengths)
     share = np.cumsum(lengths[order], dtype=np.float64)
     ranks[order] = np.minimum(share * count / max(share[-1], 1e-9), count - 1) if len(share) else 0
     return ranks
@@ -25,6 +25,15 @@ def buckets_within(lengths: Numbers, count: int, groups: Rows) -> Rows:
         group, inner = groups[place[0]], buckets(lengths[place], count)
         numbers[place] = group * count + (count - 1 - inner if group % 2 else inner)
     return numbers
+
+
+def _sorting(lengths: Floats | Numbers) -> Rows:
+    """A stable order of lengths from 0: float32 sort as their bits do, which go by halves in linear time."""
+    if lengths.dtype != np.float32 or len(lengths) < 1000 or lengths.min() < 0:
+        return np.argsort(lengths, kind="stable")
+    bits = lengths.view(np.uint32)
+    order = np.argsort(bits.astype(np.uint16), kind="stable")
+    return order[np.argsort((bits[order] >> np.uint32(16)).astype(np.uint16), kind="stable")]
 
 
 def small(groups: Rows) -> Numbers:
@@ -46,7 +55,8 @@ def ends_of(most: Rows, count: int) -> Rows:
         return np.append(np.arange(most[0], count, most[0]), count)
     ends, start, fit = [], 0, count
     for place, limit in enumerate(most.tolist()):
-        fit = min(fit, limit)
+        if limit < fit:  # not min(), which would take three times as long
+            fit = limit
         if place - start >= fit:
             ends.append(place)
             start, fit = place, limit

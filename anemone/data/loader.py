@@ -15,10 +15,11 @@ from anemone.config import EMPTY, must
 from anemone.data.audio import Recordings
 from anemone.data.augment import AugmentConfig
 from anemone.data.batch import Batch
+from anemone.data.epochs import Epochs, Key
 from anemone.data.manifest import Index
-from anemone.data.plan import PlanConfig, Rows, plan, within
+from anemone.data.plan import PlanConfig
 from anemone.data.problems import HOPELESS, SHOWN, Problem, log, none_usable, report, say_left_out
-from anemone.data.reader import Encode, Key, Loaded, Reader, pack, unpack
+from anemone.data.reader import Encode, Loaded, Reader, pack, unpack
 from anemone.data.steps import Steps
 
 MAX_RATE = 384_000
@@ -65,6 +66,9 @@ class SpeechDataConfig:
     """Whether utterances that cannot be used are reported and left out, or end the run."""
 
     def __post_init__(self) -> None:
+        sets, weights = len(self.train), self.plan.weights
+        alike = not weights or len(weights) == sets or not sets
+        must(alike, "plan.weights", f"one for each of `data.train` ({sets})", value=list(weights))
         must(1 <= self.rate <= MAX_RATE, "rate", f"in 1..{MAX_RATE}", value=self.rate)
         must(self.channel is None or self.channel >= 0, "channel", "0 or more", value=self.channel)
         must(self.num_workers >= 0, "num_workers", "0 or more", value=self.num_workers)
@@ -142,10 +146,9 @@ class Loader(Steps):
     ) -> None:
         super().__init__(training=training, rank=rank, world=world, batches_per_step=batches_per_step)
         evaluation = PlanConfig(batch_size=config.eval_batch_size, num_buckets=100, shuffle=False)
-        self.index, self.config, self.seed = index, config, seed
-        self._limits_said = rank > 0
-        self._plan_config = config.plan if training else evaluation
-        self._plan: tuple[int, list[Rows]] = (-1, [])
+        self.index, self.config = index, config
+        self._plan_said = rank > 0
+        self._plans = Epochs(index, config.plan if training else evaluation, seed=seed)
         recordings = recordings or config.shared()
         self._reader = Reader(index, recordings, encode, kinds=config.augment.chosen if training else (), seed=seed)
         self._keys = _Keys()
@@ -153,7 +156,7 @@ class Loader(Steps):
 
     def num_batches(self, epoch: int) -> int:
         """Micro-batches of an epoch; with a budget in seconds they vary from epoch to epoch."""
-        return len(self._batches(epoch))
+        return len(self._plans[epoch])
 
     def total_steps(self, epochs: int) -> int:
         """Steps of so many epochs.
@@ -161,9 +164,7 @@ class Loader(Steps):
         Raises:
             ConfigError: the plan leaves nothing of the data.
         """
-        must(self.steps(0) > 0, "data.plan", "such that it leaves some of the training data", value=self._plan_config)
-        alike = self._plan_config.max_batch_seconds is None
-        return epochs * self.steps(0) if alike else sum(self.steps(epoch) for epoch in range(epochs))
+        return self._plans.total_steps(epochs, self.batches_per_step)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yields the steps from the position to the end of its epoch, each a list of this rank's micro-batches.
@@ -172,11 +173,11 @@ class Loader(Steps):
             DataError: an utterance cannot be used and `skip_bad` is false; or none can, where there is one rank: one of
                 several does not know what the others have, so whoever joins them decides, by `bad` and `used`.
         """
-        if not self._limits_said:
-            self._say_limits()
+        if not self._plan_said:
+            self._say_plan()
         epoch, left = self._left()
-        shares, batches, before = list(left), self._batches(epoch), len(self.problems)
-        loaded = self._load([(epoch, batches[i]) for _, share in shares for i in share])
+        shares, before = list(left), len(self.problems)
+        loaded = self._load(self._plans.keys(epoch, [i for _, share in shares for i in share]))
         for step, share in shares:
             batches_of_step = [batch for _ in share if (batch := self._accept(*next(loaded))) is not None]
             self._taken(epoch, step)
@@ -184,20 +185,13 @@ class Loader(Steps):
                 yield batches_of_step
         self._end_of_epoch(before)
 
-    def _say_limits(self) -> None:
-        """Says how many utterances are too short or too long for the plan, and what the limits are."""
-        self._limits_said, limits = True, self._plan_config
-        out = len(self.index) - int(within(self.index.durations, limits).sum())
-        if out:
-            most = "" if limits.max_seconds is None else f", max_seconds {limits.max_seconds:g}"
-            least = f"data.plan.min_seconds is {limits.min_seconds:g}"
-            log.warning("left out %d of %d utterances: %s%s", out, len(self.index), least, most)
-
-    def _batches(self, epoch: int) -> list[Rows]:
-        """The plan of an epoch, kept until another one is asked for."""
-        if self._plan[0] != epoch:
-            self._plan = epoch, plan(self.index.durations, self._plan_config, seed=self.seed, epoch=epoch)
-        return self._plan[1]
+    def _say_plan(self) -> None:
+        """Says how many utterances the plan leaves out, and in training what it makes of the others."""
+        self._plan_said = True
+        if out := self._plans.left_out:
+            log.warning("left out %d of %d utterances: %s", out, len(self.index), self._plans.limits)
+        for line in self._plans.describe() if self.training else ():
+            log.info("%s", line)
 
     def _load(self, keys: list[Key]) -> Iterator[Loaded]:
         """Reads micro-batches in order, here or in workers that live as long as the loader."""

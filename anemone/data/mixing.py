@@ -48,15 +48,17 @@ def draws(
         must(weight == 0 or number > 0, "data.plan.weights", rule, value=list(weights))
     shares = np.asarray(weights or numbers, np.float64)
     shares = np.where(shares > 0, shares / max(shares.max(), 1e-300), 0) ** (1 / (temperature or 1)) * (shares > 0)
-    exact = shares / max(shares.sum(), 1e-300) * (sum(numbers) if total is None else total)
-    whole = np.floor(exact)
-    rest = round(exact.sum() - whole.sum())
-    whole[np.argsort(whole - exact, kind="stable")[:rest]] += 1
+    total = sum(numbers) if total is None else total
+    exact = shares / max(shares.sum(), 1e-300) * total
+    whole = np.floor(exact).astype(np.int64)
+    whole[np.argsort(whole - exact, kind="stable")[: total - whole.sum()]] += 1
     return [int(number) for number in whole]
 
 
-def drawn(rows: Rows, sets: Numbers, counts: Sequence[int], *, window: int | None, seed: int, epoch: int) -> Rows:
-    """Returns the rows that an epoch draws, in an order in which the sets are spread evenly.
+def drawn(
+    rows: Rows, sets: Numbers, counts: Sequence[int], *, window: int | None, seed: int, epoch: int
+) -> tuple[Rows, Rows]:
+    """Returns the rows that an epoch draws, the sets spread evenly, and how often each row was drawn before.
 
     Args:
         rows: (n,) there are.
@@ -68,19 +70,23 @@ def drawn(rows: Rows, sets: Numbers, counts: Sequence[int], *, window: int | Non
     """
     order = np.argsort(sets.astype(np.int32), kind="stable")
     bounds = np.searchsorted(sets[order], np.arange(len(counts) + 1))
-    parts, places = [], []
+    parts, turns, places = [rows[:0]], [rows[:0]], [np.zeros(0)]
     for number, count in enumerate(counts):
         own = rows[order[bounds[number] : bounds[number + 1]]]
-        parts.append(_taken(own, count, window, [seed, number], epoch))
+        part, turn = _taken(own, count, window, [seed, number], epoch)
+        parts.append(part)
+        turns.append(turn)
         places.append((np.arange(count) + np.random.default_rng([seed, epoch, number + 1]).random(count)) / count)
-    return np.concatenate(parts)[np.argsort(np.concatenate(places), kind="stable")]
+    order = np.argsort(np.concatenate(places), kind="stable")
+    return np.concatenate(parts)[order], np.concatenate(turns)[order]
 
 
-def _taken(own: Rows, count: int, window: int | None, key: list[int], epoch: int) -> Rows:
-    """Draws ``epoch * count`` and on of endless passes over a set."""
+def _taken(own: Rows, count: int, window: int | None, key: list[int], epoch: int) -> tuple[Rows, Rows]:
+    """Draws ``epoch * count`` and on of endless passes over a set, and the number of the pass that each is of."""
     if not count:
-        return own[:0]
+        return own[:0], own[:0]
     start, stop = epoch * count, (epoch + 1) * count
     first, last = start // len(own), -(-stop // len(own))
     passes = [shuffled(own, window, np.random.default_rng([*key, turn, 1])) for turn in range(first, last)]
-    return np.concatenate(passes)[start - first * len(own) : stop - first * len(own)]
+    turns = np.arange(start, stop) // len(own)
+    return np.concatenate(passes)[start - first * len(own) : stop - first * len(own)], turns

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anemone.data.buckets import Floats, Rows
+from anemone.data.buckets import Floats
+from anemone.data.plan import Plan
 
 
 class PlanStatistics(NamedTuple):
@@ -45,15 +46,19 @@ class PlanStatistics(NamedTuple):
         )
 
 
-def statistics(batches: list[Rows], durations: Floats) -> PlanStatistics:
-    """Returns how much the micro-batches of a plan are."""
-    if not batches:
+def statistics(plan: Plan, durations: Floats) -> PlanStatistics:
+    """Returns how much the micro-batches of a plan are.
+
+    Args:
+        plan: of an epoch.
+        durations: (N,) seconds of each utterance.
+    """
+    if not len(plan):
         return PlanStatistics(0, 0, 0, 0, 0.0, 0.0, 0.0)
-    sizes = np.fromiter(map(len, batches), np.int64, len(batches))
-    seconds = durations[np.concatenate(batches)]
-    padded = sizes * np.maximum.reduceat(seconds, np.append(0, np.cumsum(sizes)[:-1])).astype(np.float64)
+    sizes, seconds = plan.ends - plan.starts, durations[plan.rows]
+    padded = sizes * np.maximum.reduceat(seconds, plan.starts).astype(np.float64)
     return PlanStatistics(
-        len(batches),
+        len(plan),
         len(seconds),
         int(sizes.min()),
         int(sizes.max()),

@@ -4,7 +4,9 @@ A plan is a pure function of (durations, text lengths, sets, settings, seed, epo
 workers, so whoever reads it, and from wherever it is resumed, the micro-batches are the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +118,50 @@ class PlanConfig:
         return self.max_batch_chars is not None or self.num_text_buckets > 1 or self.worst_first
 
 
+class Plan(Sequence[Rows]):
+    """The micro-batches of an epoch: arrays of row numbers, in the order that they are read.
+
+    Args:
+        rows: (n,) row numbers, micro-batch after micro-batch.
+        copies: (n,) how often each was drawn before: the epoch, unless sets are mixed by shares.
+        ends: (m,) where each micro-batch ends in ``rows``.
+        order: (m,) numbers of the micro-batches in the order that they are read.
+    """
+
+    def __init__(self, rows: Rows, copies: Rows, ends: Rows, order: Rows) -> None:
+        self.rows, self.ends, self.order = rows, ends, order
+        self._copies = copies
+
+    def __len__(self) -> int:
+        """Number of micro-batches."""
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, number: int) -> Rows: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Rows]: ...
+
+    def __getitem__(self, number: int | slice) -> Rows | list[Rows]:
+        """Row numbers of a micro-batch, or of several."""
+        if isinstance(number, slice):
+            return [self[i] for i in range(len(self))[number]]
+        return self.rows[self._piece(number)]
+
+    def copies(self, number: int) -> Rows:
+        """How often each utterance of a micro-batch was drawn before, which its augmentation depends on."""
+        return self._copies[self._piece(number)]
+
+    @property
+    def starts(self) -> Rows:
+        """Where each micro-batch begins in ``rows``: (m,)."""
+        return np.append(np.zeros(1, np.int64), self.ends)[:-1]
+
+    def _piece(self, number: int) -> slice:
+        place = int(self.order[number])
+        return slice(int(self.ends[place - 1]) if place else 0, int(self.ends[place]))
+
+
 def plan(
     durations: Floats,
     config: PlanConfig,
@@ -124,8 +170,8 @@ def plan(
     epoch: int,
     text_lens: Numbers | None = None,
     sets: Numbers | None = None,
-) -> list[Rows]:
-    """Returns the micro-batches of an epoch as arrays of row numbers.
+) -> Plan:
+    """Returns the micro-batches of an epoch.
 
     Every row that is not left out stands in one of them, once; where sets are mixed by shares, as often as it is drawn.
 
@@ -145,11 +191,12 @@ def plan(
     if config.mixes:
         sets = np.zeros(len(durations), np.int64) if sets is None else sets
         counts = set_draws(durations, config, sets)
-        rows = drawn(rows, sets[rows], counts, window=config.shuffle_window, seed=seed, epoch=epoch)
-    elif config.shuffle:
-        rows = shuffled(rows, config.shuffle_window, rng)
+        rows, copies = drawn(rows, sets[rows], counts, window=config.shuffle_window, seed=seed, epoch=epoch)
+    else:
+        rows = shuffled(rows, config.shuffle_window, rng) if config.shuffle else rows
+        copies = np.broadcast_to(np.int64(epoch), rows.shape)
     if not len(rows):
-        return []
+        return Plan(rows, rows, rows, rows)
     groups = buckets(durations[rows], config.num_buckets)
     if config.num_text_buckets > 1 and text_lens is not None:
         groups = buckets_within(text_lens[rows], config.num_text_buckets, groups)
@@ -159,8 +206,7 @@ def plan(
     order = _order(places, ends, durations[rows], config, rng)
     if config.worst_first and epoch == 0:
         order = _worst_first(order, rows, ends, durations, text_lens, config)
-    starts = np.append(0, ends[:-1])
-    return [rows[start:end] for start, end in zip(starts[order].tolist(), ends[order].tolist(), strict=True)]
+    return Plan(rows, copies[places] if config.mixes else copies, ends, order)
 
 
 def within(durations: Floats, config: PlanConfig) -> npt.NDArray[np.bool_]:

@@ -9,12 +9,11 @@ from torch.utils.data import Dataset
 from anemone.data.audio import Recordings
 from anemone.data.augment import AugmentationConfig, augment
 from anemone.data.batch import Batch, collate
+from anemone.data.epochs import Key
 from anemone.data.manifest import Index
-from anemone.data.plan import Rows
 from anemone.errors import DataError
 
 Encode = Callable[[str], Sequence[int]]
-Key = tuple[int, Rows]  # an epoch and the rows of one micro-batch
 Loaded = tuple[Batch | None, list[tuple[int, str]]]  # a micro-batch, and row and cause of each utterance it lost
 
 SMALL = "audio_len", "targets", "target_len", "rows"  # fields of a batch that weigh nothing
@@ -39,9 +38,9 @@ class Reader(Dataset[Loaded]):
 
     def __getitem__(self, key: Key) -> Loaded:
         """Returns the micro-batch of some rows, None if none of them can be used, and what is wrong with the others."""
-        epoch, numbers = key
+        copies, numbers = key
         clips, targets, rows, failures = [], [], [], []
-        for number, row in zip(numbers.tolist(), self.index.rows(numbers), strict=True):
+        for number, copy, row in zip(numbers.tolist(), copies.tolist(), self.index.rows(numbers), strict=True):
             try:
                 tokens = self.encode(row.target)
                 clip = self.recordings.piece(row.audio, row.offset, row.duration)
@@ -49,7 +48,7 @@ class Reader(Dataset[Loaded]):
                 failures.append((number, str(error)))
                 continue
             if self.kinds:
-                clip = augment(clip, self.recordings.rate, self.kinds, seed=self.seed, epoch=epoch, row=number)
+                clip = augment(clip, self.recordings.rate, self.kinds, seed=self.seed, epoch=copy, row=number)
             clips.append(clip)
             targets.append(tokens)
             rows.append(number)

@@ -310,7 +310,7 @@ def test_other_errors_are_not_swallowed(index):
 def test_the_reader_travels_to_workers_that_are_not_forked(index):
     each = loader(index)
     copy = pickle.loads(pickle.dumps(each._reader))
-    key = (0, np.arange(3))
+    key = (np.zeros(3, np.int64), np.arange(3))
     assert content([copy[key][0]]) == content([each._reader[key][0]])
 
 
