@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from anemone.cli import VERBS, parser_of, within
-from anemone.config import CONF, experiments
+from anemone.config import CONF, experiments, kind_of
 
 Settings = dict[str, list[str]]
 """A setting's dotted name -> the values it may have, where they can be listed."""
@@ -194,6 +194,10 @@ def _settings_of(cls: type, config: Any, path: str) -> Settings:
         if kinds := field.metadata.get("kinds"):
             found[f"{name}.kind"] = list(kinds)
             found |= _settings_of(type(value), value, f"{name}.") if value is not None else {}
+        elif steps := field.metadata.get("listed"):
+            found[name] = []
+            for i, step in enumerate(value or ()):
+                found |= _settings_of(type(step), step, f"{name}.{i}.{kind_of(steps, step)}.")
         elif inner:
             found |= _settings_of(inner[0], value, f"{name}.")  # type: ignore[arg-type]
         else:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from anemone.config import EMPTY, must
+from anemone.config import EMPTY, list_of_kind, must
 from anemone.data.audio import Recordings
-from anemone.data.augment import AugmentConfig
+from anemone.data.augmentation import STEPS, Recipe, StepConfig
 from anemone.data.batch import Batch
 from anemone.data.epochs import Epochs, Key
 from anemone.data.manifest import Index
@@ -44,8 +44,8 @@ class SpeechDataConfig:
     plan: PlanConfig = PlanConfig()
     """How utterances become micro-batches in training."""
 
-    augment: AugmentConfig = AugmentConfig()
-    """What happens to recordings in training."""
+    augment: tuple[StepConfig, ...] = list_of_kind(STEPS)
+    """What happens to recordings in training: the steps of a recipe, in their order."""
 
     rate: int = 16_000
     """Samples per second; recordings of another rate are resampled."""
@@ -150,7 +150,7 @@ class Loader(Steps):
         self._plan_said = rank > 0
         self._plans = Epochs(index, config.plan if training else evaluation, seed=seed)
         recordings = recordings or config.shared()
-        self._reader = Reader(index, recordings, encode, kinds=config.augment.chosen if training else (), seed=seed)
+        self._reader = Reader(index, recordings, encode, recipe=Recipe(config.augment if training else ()), seed=seed)
         self._keys = _Keys()
         self._workers: DataLoader[Any] | None = None
 

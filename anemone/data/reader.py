@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from anemone.data.audio import Recordings
-from anemone.data.augment import AugmentationConfig, augment
+from anemone.data.augmentation import Recipe, augment
 from anemone.data.batch import Batch, collate
 from anemone.data.epochs import Key
 from anemone.data.manifest import Index
@@ -26,15 +26,13 @@ class Reader(Dataset[Loaded]):
         index: the utterances.
         recordings: gives their audio.
         encode: target text -> tokens or class number; raises DataError for one it does not know.
-        kinds: augmentations to apply.
+        recipe: augmentation to apply.
         seed: of the augmentation.
     """
 
-    def __init__(
-        self, index: Index, recordings: Recordings, encode: Encode, *, kinds: tuple[AugmentationConfig, ...], seed: int
-    ) -> None:
+    def __init__(self, index: Index, recordings: Recordings, encode: Encode, *, recipe: Recipe, seed: int) -> None:
         self.index, self.recordings, self.encode = index, recordings, encode
-        self.kinds, self.seed = kinds, seed
+        self.recipe, self.seed = recipe, seed
 
     def __getitem__(self, key: Key) -> Loaded:
         """Returns the micro-batch of some rows, None if none of them can be used, and what is wrong with the others."""
@@ -47,8 +45,8 @@ class Reader(Dataset[Loaded]):
             except DataError as error:
                 failures.append((number, str(error)))
                 continue
-            if self.kinds:
-                clip = augment(clip, self.recordings.rate, self.kinds, seed=self.seed, epoch=copy, row=number)
+            if self.recipe.waveform:
+                clip = augment(clip, self.recordings.rate, self.recipe, seed=self.seed, id=row.id, copy=copy).audio
             clips.append(clip)
             targets.append(tokens)
             rows.append(number)

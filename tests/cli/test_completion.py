@@ -31,7 +31,7 @@ from anemone.training.settings import experiment
         (["train", "telephone_words_quartznet", "optim=muon", "optim.m"], ["optim.momentum="]),
         (["train", "telephone_words_quartznet", "optim=mu"], ["optim=muon"]),
         (["train", "telephone_words_quartznet", "optim.kind=mu"], ["optim.kind=muon"]),
-        (["train", "telephone_words_quartznet", "data.augment.sp"], ["data.augment.speed."]),
+        (["train", "telephone_words_quartznet", "data.augment.0.sp"], ["data.augment.0.speed."]),
         (["train", "telephone_words_quartznet", "data.skip_bad="], ["data.skip_bad=true", "data.skip_bad=false"]),
         (["train", "telephone_words_quartznet", "data.train="], []),
         (["data", ""], [*data.VERBS]),

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anemone.config import decode
-from anemone.data.augment import AugmentConfig, GainConfig, SpeedConfig, WhiteNoiseConfig
+from anemone.data.augmentation import Recipe
 from anemone.data.batch import Batch
 from anemone.data.loader import Loader, SpeechDataConfig
 from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig
 from anemone.errors import ConfigError, DataError
 
-AUGMENT = AugmentConfig(speed=SpeedConfig(p=0.5), gain=GainConfig(p=0.5), white_noise=WhiteNoiseConfig(p=0.5))
+AUGMENT = Recipe.parse(["speed", "gain", "white_noise"]).steps
 
 
 def encode(text: str) -> list[int]:

@@ -153,13 +153,13 @@ def augment(audio: Signal, rate: int, recipe: Recipe, *, seed: int, id: str, cop
     """
     drawn: Drawn = {}
     for name, step in recipe.waveform:
-        rng = generator(seed, id, copy, name)
+        rng = generator(name, seed=seed, id=id, copy=copy)
         if rng.random() < step.p:
             audio, drawn[name] = step.draw(Clip(audio, rate, id), rng)
     return Augmented(audio, drawn)
 
 
-def generator(seed: int, id: str, copy: int, name: str) -> np.random.Generator:
+def generator(name: str, *, seed: int, id: str, copy: int) -> np.random.Generator:
     """Returns the generator of one step for one copy of one utterance."""
     key = json.dumps([seed, id, copy, name]).encode()
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest()))
