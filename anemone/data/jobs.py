@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from anemone.config import must
-from anemone.data.problems import Problem
+from anemone.data.manifest import Index
+from anemone.data.problems import SHOWN, Problem, log
 from anemone.errors import DataError
 
 WORK = ".work"
@@ -79,6 +80,24 @@ class Job:
     def unit(self, number: int) -> Unit:
         """Gives a unit by its number."""
         return Unit(number, self.rows(self.bounds[number], self.bounds[number + 1]))
+
+
+class Report(NamedTuple):
+    """What was made.
+
+    Attributes:
+        manifest: the new manifest.
+        rows: utterances that were read.
+        lines: utterances that were written.
+        seconds: of audio in, and out.
+        problems: utterances that could not be used.
+    """
+
+    manifest: Path
+    rows: int
+    lines: int
+    seconds: tuple[float, float]
+    problems: list[Problem]
 
 
 Tell = Callable[[int, int], None]
@@ -201,3 +220,30 @@ def place(out: Path, name: str, data: bytes) -> None:
     with open(path, "wb", buffering=0) as file:
         file.write(data)
     os.replace(path, target)
+
+
+def identity(index: Index) -> str:
+    """Returns what tells a source from another."""
+    return f"{len(index)} utterances {index.fingerprint}"
+
+
+def report(out: Path, index: Index) -> Report:
+    """Reads what a finished job made, and says what could not be used."""
+    lines, seconds = 0, 0.0
+    for line in read_lines(out / MANIFEST):
+        lines, seconds = lines + 1, seconds + line["duration"]
+    problems = [Problem(**line) for line in read_lines(out / PROBLEMS)]
+    for problem in problems[len(index.problems) :][:SHOWN]:
+        log.warning("%s", problem)
+    return Report(out / MANIFEST, len(index), lines, (index.seconds, seconds), problems)
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yields the objects of a file of JSON lines that we wrote."""
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def json_line(line: Line) -> str:
+    """Returns an object as a line."""
+    return json.dumps(line, ensure_ascii=False) + "\n"

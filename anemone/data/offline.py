@@ -6,10 +6,8 @@ step changes thus come out as they were.
 """
 
 import functools
-import json
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -25,17 +23,15 @@ from anemone.config import must
 from anemone.data import jobs
 from anemone.data.audio import Recordings, Signal
 from anemone.data.augmentation import Recipe, augment
-from anemone.data.ids import different, file_stem
-from anemone.data.jobs import Done, Job, Line, Tell, Unit
+from anemone.data.ids import NamedRows, read_source
+from anemone.data.jobs import Done, Job, Line, Report, Tell, Unit
 from anemone.data.loader import SpeechDataConfig
 from anemone.data.manifest import Index
-from anemone.data.problems import SHOWN, Problem, log
-from anemone.data.shards import bounds, files_of, nemo_manifest, tar_of
+from anemone.data.problems import Problem
+from anemone.data.shards import bounds, files_of, tar_of, write_manifests
 from anemone.errors import DataError
 
-TARRED = "tarred_audio_manifest.json"
 CACHE_MB = 64  # of decoded recordings in each process: utterances may be pieces of a long one
-OUR_KEYS = {"offset", "audio_filepath", "audio_filename", "duration"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,24 +87,6 @@ class OfflineConfig:
     def tarred(self) -> bool:
         """Whether tars are written."""
         return self.shards is not None or self.shard_mb is not None
-
-
-class Report(NamedTuple):
-    """What was made.
-
-    Attributes:
-        manifest: the new manifest.
-        rows: utterances that were read.
-        lines: utterances that were written.
-        seconds: of audio in, and out.
-        problems: utterances that could not be used.
-    """
-
-    manifest: Path
-    rows: int
-    lines: int
-    seconds: tuple[float, float]
-    problems: list[Problem]
 
 
 class Augmentation(NamedTuple):
@@ -235,29 +213,10 @@ def augment_offline(
     work = Augmentation(config, f"anemone {version('anemone')}", target)
     with jobs.folder_of(folder, _said(index, work)) as finished:
         if not finished:
-            job = Job(work=work, bounds=_bounds(index, config), rows=_Rows(index))
+            job = Job(work=work, bounds=_bounds(index, config), rows=NamedRows(index))
             jobs.run(job, folder, engine, tell)
             _finish(job, folder, index)
-        return _report(folder, index)
-
-
-def read_source(source: Sequence[str | Path]) -> tuple[Index, Literal["text", "label"]]:
-    """Returns the index of a source, and the key of what is learned from it: "text", or "label" where none has one."""
-    target: Literal["text", "label"] = "text"
-    if not _holds(source, "text") and _holds(source, "label"):
-        target = "label"
-    return Index.read(source, target=target), target
-
-
-def _holds(source: Sequence[str | Path], target: Literal["text", "label"]) -> bool:
-    """Whether a source has something to learn from under a key; says nothing."""
-    log.disabled = True
-    try:
-        return len(Index.read(source, target=target)) > 0
-    except DataError:
-        return False
-    finally:
-        log.disabled = False
+        return jobs.report(folder, index)
 
 
 def _said(index: Index, work: Augmentation) -> Line:
@@ -267,7 +226,7 @@ def _said(index: Index, work: Augmentation) -> Line:
     return {
         "verb": "augment",
         "tool": work.tool,
-        "source": f"{len(index)} utterances {index.fingerprint}",
+        "source": jobs.identity(index),
         "recipe": config.recipe.digest,
         "target": work.target,
         **{name: getattr(config, name) for name in names},
@@ -281,74 +240,11 @@ def _bounds(index: Index, config: OfflineConfig) -> list[int]:
     return bounds(sizes, shards=config.shards, shard_mb=config.shard_mb)
 
 
-class _Rows:
-    """Rows of an index, from one number to another, with names that no other has."""
-
-    def __init__(self, index: Index) -> None:
-        self.index = index
-        ids = index.ids(range(len(index)))
-        self.names, changed = different(ids)
-        self.stems, _ = different(map(file_stem, self.names))
-        if changed:
-            first = ids[changed[0]]
-            log.warning("%d ids stand more than once, as `%s`: -2, -3, ... follow the later ones", len(changed), first)
-
-    def __call__(self, start: int, stop: int) -> list[Line]:
-        """Returns rows plain enough for JSON."""
-        numbers = range(start, stop)
-        further = [name for name in self.index.columns if name != "id" and name not in OUR_KEYS]
-        columns = self.index.table.select(further).slice(start, stop - start).to_pylist()
-        return [
-            {
-                **row._asdict(),
-                "number": number,
-                "name": self.names[number],
-                "stem": self.stems[number],
-                "further": {key: value for key, value in values.items() if value is not None},
-            }
-            for number, row, values in zip(
-                numbers, self.index.rows(numbers), columns or [{}] * len(numbers), strict=True
-            )
-        ]
-
-
 def _finish(job: Job, out: Path, index: Index) -> None:
     """Makes the manifest, what is beside it, and samples to see and to hear."""
     from anemone.data.offline_summary import summarise
 
     work: Any = job.work
-    drafts = {name: jobs.draft(out, name) for name in (jobs.MANIFEST, jobs.PROBLEMS, TARRED)}
-    with ExitStack() as stack:
-        lines, problems, tarred = (stack.enter_context(path.open("w", encoding="utf-8")) for path in drafts.values())
-        problems.writelines(_json(problem._asdict()) for problem in index.problems)
-        for done in jobs.parts(job, out):
-            problems.writelines(_json(problem._asdict()) for problem in done.problems)
-            lines.writelines(_json({k: v for k, v in line.items() if k != "member"}) for line in done.lines)
-            if work.config.tarred:
-                tarred.writelines(map(_json, nemo_manifest(done.lines)))
     jobs.place(out, "recipe.yaml", yaml.safe_dump(work.config.recipe.tree, sort_keys=False).encode())
-    summarise(job, out, drafts[jobs.MANIFEST], index)
-    if not work.config.tarred:
-        drafts.pop(TARRED).unlink()
-    jobs.finish(out, drafts)
-
-
-def _json(line: Line) -> str:
-    return json.dumps(line, ensure_ascii=False) + "\n"
-
-
-def _report(out: Path, index: Index) -> Report:
-    """Reads what was made, and says what could not be used."""
-    lines, seconds = 0, 0.0
-    for line in read_lines(out / jobs.MANIFEST):
-        lines, seconds = lines + 1, seconds + line["duration"]
-    problems = [Problem(**line) for line in read_lines(out / jobs.PROBLEMS)]
-    for problem in problems[len(index.problems) :][:SHOWN]:
-        log.warning("%s", problem)
-    return Report(out / jobs.MANIFEST, len(index), lines, (index.seconds, seconds), problems)
-
-
-def read_lines(path: Path) -> Iterator[Line]:
-    """Yields the objects of a file of JSON lines that we wrote."""
-    with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
+    summarise(job, out, index)
+    write_manifests(job, out, index.problems, tarred=work.config.tarred)

@@ -1,6 +1,6 @@
 """What was made, to see and to hear: a picture of durations, draws and spectrograms, and copies of a few utterances."""
 
-import json
+import itertools
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,12 @@ MOST = 100_000  # lines whose draws the picture counts
 FRAME = 0.025  # seconds of a spectrogram's window; the hop is 0.4 of it
 
 
-def summarise(job: Job, out: Path, manifest: Path, index: Index) -> None:
+def summarise(job: Job, out: Path, index: Index) -> None:
     """Writes ``samples/`` and ``summary.png`` into the folder of a job whose recordings are all there.
 
     Args:
         job: of an `Augmentation`.
         out: its folder.
-        manifest: what was made.
         index: what it was made of.
     """
     heard = list(_heard(job, out, len(index)))
@@ -35,8 +34,8 @@ def summarise(job: Job, out: Path, manifest: Path, index: Index) -> None:
     except ImportError:
         log.warning("%s is left out: it needs matplotlib, as in pip install 'anemone[tutorials]'", PICTURE)
         return
-    with manifest.open(encoding="utf-8") as file:
-        lines = [json.loads(line) for _, line in zip(range(MOST), file, strict=False)]
+    made = (line for done in jobs.parts(job, out) for line in done.lines)
+    lines = list(itertools.islice(made, MOST))
     _draw(job, out, lines, index, heard)
 
 

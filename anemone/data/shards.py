@@ -3,7 +3,7 @@
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from anemone.config import must
-from anemone.data.jobs import draft, place
+from anemone.data.jobs import MANIFEST, PROBLEMS, Job, draft, finish, json_line, parts, place
+from anemone.data.problems import Problem
 
 EACH = 1000  # files of a folder, at most about
+TARRED = "tarred_audio_manifest.json"
 BLOCK = tarfile.BLOCKSIZE
 
 Put = Callable[[str, bytes], dict[str, Any]]
@@ -92,6 +94,24 @@ def bounds(sizes: npt.NDArray[np.float64], *, shards: int | None = None, shard_m
     return [*ends, len(sizes)]
 
 
-def nemo_manifest(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns lines as NeMo's tarred sets have them: the member's name in the place of where it lies."""
-    return [{**{k: v for k, v in line.items() if k != "member"}, "audio_filepath": line["member"]} for line in lines]
+def write_manifests(job: Job, out: Path, problems: Sequence[Problem], *, tarred: bool) -> None:
+    """Writes the manifests of a job whose units are all done, and the problems; then the job is finished.
+
+    Args:
+        job: the job.
+        out: its folder.
+        problems: of the source; those of the units follow.
+        tarred: whether there are tars, to be listed for NeMo, too.
+    """
+    drafts = {name: draft(out, name) for name in (PROBLEMS, *([TARRED] if tarred else []), MANIFEST)}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in drafts.items()}
+        files[PROBLEMS].writelines(json_line(problem._asdict()) for problem in problems)
+        for done in parts(job, out):
+            files[PROBLEMS].writelines(json_line(problem._asdict()) for problem in done.problems)
+            for line in done.lines:
+                member = line.pop("member", None)
+                files[MANIFEST].write(json_line(line))
+                if tarred:
+                    files[TARRED].write(json_line({**line, "audio_filepath": member}))
+    finish(out, drafts)
