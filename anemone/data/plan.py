@@ -260,10 +260,9 @@ def _order(places: Rows, ends: Rows, durations: Floats, config: PlanConfig, rng:
     stratum = np.empty_like(order)
     stratum[order] = place * config.num_strata // size
     order = np.lexsort((rng.random(len(ends)), stratum, window))
-    place, size = _places((window * config.num_strata + stratum)[order])
-    turn = np.empty(len(ends))
-    turn[order] = (place + rng.random(len(ends))) / size
-    return np.lexsort((turn, window))
+    turn = np.empty_like(order)
+    turn[order], _ = _places((window * config.num_strata + stratum)[order])
+    return np.lexsort((rng.random(len(ends)), turn, window))
 
 
 def _places(groups: Rows) -> tuple[Rows, Rows]:
