@@ -4,3 +4,26 @@
 data directory as utterances, ``write`` makes one and ``check`` applies Kaldi's own rules to it. ``dataset`` and
 ``loader`` train a model straight from ``feats.scp``.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anemone.data.kaldi.check import check_kaldi as check_kaldi
+    from anemone.data.kaldi.folder import read_kaldi as read_kaldi
+    from anemone.data.kaldi.write import write_kaldi as write_kaldi
+
+_HOMES = {
+    "check_kaldi": "check",
+    "read_kaldi": "folder",
+    "write_kaldi": "write",
+}
+
+__all__ = ["check_kaldi", "read_kaldi", "write_kaldi"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
