@@ -9,11 +9,10 @@ differs by 2e-3 at most and 1e-4 in the mean, with a cache or without), and a re
 
 import math
 import os
-import sys
 from collections import OrderedDict
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +20,16 @@ import soundfile
 import soxr
 import torch
 
+from anemone.data.soundfiles import MOST, RATES, open_sound, read_mono
+from anemone.data.soundfiles import Signal as Signal
 from anemone.errors import DataError
-
-Signal = npt.NDArray[np.float32]
 
 BLOCK = 30  # seconds decoded at a time
 RUN_UP = 1  # seconds decoded and thrown away before and after a block
 TOLERANCE = 0.1, 0.01  # a piece may be shorter than asked for by 0.1 s + 1 %: rounded durations, codec padding
-CHUNK = 2**22  # frames read at a time
 LOUDEST = 1e4  # samples of floats beyond it are no audio, which lies in [-1, 1]; sixteen-bit PCM reaches 32,768
-RATES = 1_000, 1_000_000  # samples per second that a recording may have
 OVERHEAD = 512  # bytes a kept block costs besides its samples
+GUESSED = ("MPEG",)  # codings whose length a header only guesses
 EXACT = "PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW"  # codings (FLAC's is PCM_16) that decode alike wherever one starts
 
 
@@ -72,97 +70,111 @@ class Recordings:
         self.cache_mb = cache_mb
         self._free = int(cache_mb * 2**20)
         self._keeps = self._free > 0
-        self._blocks: OrderedDict[tuple[str, int], Signal] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, int | None, int], Signal] = OrderedDict()
 
-    def piece(self, path: str | Path, offset: float = 0.0, duration: float | None = None) -> Signal:
+    def piece(
+        self, path: str | Path, offset: float = 0.0, duration: float | None = None, *, channel: int | None = None
+    ) -> Signal:
         """Returns samples (S,) from ``offset`` seconds on; do not write to them, the cache may own them.
 
+        Args:
+            path: of the recording, or another locator.
+            offset: seconds into it.
+            duration: seconds to take; all that is left if None.
+            channel: which channel, where it is not that of all recordings.
+
         Raises:
-            DataError: missing, undecodable or empty file, no such channel, or less audio than asked for.
+            DataError: missing, undecodable or empty file, no such channel, less audio than asked for, or more of it
+                than fits.
         """
         name = os.fspath(path)
-        try:
-            start = round(offset * self.rate)
-            audio = self._cut(name, start, None if duration is None else start + round(duration * self.rate))
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise DataError(_refusal(name, error)) from error
-        seconds = len(audio) / self.rate
-        if not len(audio):
-            raise DataError(f"`{name}` holds no audio from second {offset:g} on.")
-        if duration is not None and seconds < duration - TOLERANCE[0] - TOLERANCE[1] * duration:
-            raise DataError(f"`{name}` holds {seconds:.2f} s from second {offset:g} on, {duration:g} s were asked for.")
-        if not math.isfinite(float(np.dot(audio, audio))):
-            raise DataError(f"`{name}` holds samples that are not finite.")
+        most = MOST / self.rate
+        if not (0 <= offset <= most * 2**10 and (duration is None or 0 < duration <= most)):
+            raise DataError(f"`{name}` must be read from second 0 or later, at most {most:.0f} s at a time.")
+        start = round(offset * self.rate)
+        stop = start + (MOST if duration is None else round(duration * self.rate))
+        asked = _Piece(name, start, stop, self.channel if channel is None else channel, duration)
+        audio = self._cut(asked)
+        if duration is None and len(audio) >= MOST:
+            raise DataError(f"`{name}` is longer than {most:.0f} s: read it piece by piece, by offset and duration.")
+        asked.check_length(len(audio), self.rate)
+        if not -LOUDEST <= audio.min() <= audio.max() <= LOUDEST:  # neither is a NaN
+            finite = np.isfinite(audio).all()
+            cause = f"reach {np.abs(audio).max():g}: audio lies in [-1, 1]" if finite else "are not finite"
+            raise DataError(f"`{name}` holds samples that {cause}.")
         return audio
 
-    def _cut(self, name: str, start: int, stop: int | None) -> Signal:
-        """Samples [start, stop) at our rate; fewer where the recording ends."""
-        whole = start == 0 and stop is None
+    def _cut(self, asked: "_Piece") -> Signal:
+        """A piece at our rate; shorter where the recording ends."""
+        name, start, stop = asked.name, asked.start, asked.stop
+        whole = start == 0 and asked.duration is None
         if not self._keeps or whole:
-            with soundfile.SoundFile(name) as file:
+            with open_sound(name) as file:
+                asked.check_header(file, self.rate)
                 if whole:
-                    return self._decode(name, file, 0, -1)
+                    return resample(read_mono(name, file, 0, MOST, asked.channel), file.samplerate, self.rate)
                 if file.samplerate == self.rate and file.subtype.startswith(EXACT):
-                    return self._decode(name, file, start, -1 if stop is None else stop - start)
+                    return read_mono(name, file, start, stop - start, asked.channel)
                 first = start // self.rate
-                audio = self._seconds(name, file, first, -(-(stop or sys.maxsize) // self.rate))
-                return audio[start - first * self.rate : None if stop is None else stop - first * self.rate]
+                audio = self._seconds(asked, file, first, -(-stop // self.rate))
+                return audio[start - first * self.rate : stop - first * self.rate]
         size = BLOCK * self.rate
-        number, parts = start // size, []
-        while True:
-            block = self._block(name, number)
-            parts.append(block[max(0, start - number * size) : None if stop is None else stop - number * size])
-            number += 1
-            if len(block) < size or (stop is not None and stop <= number * size):
-                return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        parts = []
+        for number in range(start // size, -(-stop // size)):
+            block = self._block(asked, number)
+            parts.append(block[max(0, start - number * size) : stop - number * size])
+            if len(block) < size:
+                break
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _block(self, name: str, number: int) -> Signal:
+    def _block(self, asked: "_Piece", number: int) -> Signal:
         """Block ``number`` of a recording at our rate, from memory if it is there; the last one is shorter."""
-        key = name, number
+        key = asked.name, asked.channel, number
         if key in self._blocks:
             self._blocks.move_to_end(key)
         else:
-            with soundfile.SoundFile(name) as file:
-                self._keep(key, self._seconds(name, file, number * BLOCK, (number + 1) * BLOCK))
+            with open_sound(asked.name) as file:
+                asked.check_header(file, self.rate)
+                self._keep(key, self._seconds(asked, file, number * BLOCK, (number + 1) * BLOCK))
         return self._blocks[key]
 
-    def _seconds(self, name: str, file: soundfile.SoundFile, first: int, last: int) -> Signal:
+    def _seconds(self, asked: "_Piece", file: soundfile.SoundFile, first: int, last: int) -> Signal:
         """Seconds [first, last) at our rate, decoded with a run-up; fewer where the recording ends."""
-        before = min(first, RUN_UP)
-        count = min(last - first + before + RUN_UP, file.frames // file.samplerate + 1)
-        audio = self._decode(name, file, (first - before) * file.samplerate, count * file.samplerate)
-        return audio[before * self.rate :][: (last - first) * self.rate]
+        before, after = min(first, RUN_UP), RUN_UP if file.samplerate != self.rate else 0
+        count = (last - first + before + after) * file.samplerate
+        audio = read_mono(asked.name, file, (first - before) * file.samplerate, count, asked.channel)
+        return resample(audio, file.samplerate, self.rate)[before * self.rate :][: (last - first) * self.rate]
 
-    def _keep(self, key: tuple[str, int], audio: Signal) -> None:
+    def _keep(self, key: tuple[str, int | None, int], audio: Signal) -> None:
         """Remembers a block and forgets the least used ones to make room."""
         self._blocks[key] = audio.copy()  # without the run-up that is beside it in memory
         self._free -= audio.nbytes + OVERHEAD
         while self._free < 0 and len(self._blocks) > 1:
             self._free += self._blocks.popitem(last=False)[1].nbytes + OVERHEAD
 
-    def _decode(self, name: str, file: soundfile.SoundFile, start: int, frames: int) -> Signal:
-        """Reads frames, mixes channels and resamples: (frames, channels) -> (S,)."""
-        if self.channel is not None and not 0 <= self.channel < file.channels:
-            raise DataError(f"`{name}` has {file.channels} channel(s), so there is no channel {self.channel}.")
-        if not RATES[0] <= file.samplerate <= RATES[1]:
-            raise DataError(
-                f"`{name}` must have {RATES[0]} to {RATES[1]} samples per second, but has {file.samplerate}."
-            )
-        if start >= file.frames:
-            return np.zeros(0, np.float32)
-        file.seek(start)
-        audio = _read(file, file.frames - start if frames < 0 else frames)
-        audio = audio.mean(axis=1) if self.channel is None else audio[:, self.channel]
-        return resample(np.ascontiguousarray(audio), file.samplerate, self.rate)
 
+class _Piece(NamedTuple):
+    """What was asked for: samples [start, stop) at our rate of one channel or the mean of all."""
 
-def _read(file: soundfile.SoundFile, frames: int) -> Signal:
-    """Up to ``frames`` frames (frames, channels), little by little: a broken header may promise more than fits."""
-    parts: list[Signal] = []
-    while frames > 0:
-        parts.append(file.read(min(frames, CHUNK), dtype="float32", always_2d=True))
-        frames = frames - CHUNK if len(parts[-1]) == CHUNK else 0
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    name: str
+    start: int
+    stop: int
+    channel: int | None
+    duration: float | None
+
+    def check_header(self, file: soundfile.SoundFile, rate: int) -> None:
+        """Refuses a recording whose header says that it is too short, before any of it is decoded."""
+        if not file.subtype.startswith(GUESSED):
+            self.check_length(max(0, file.frames * rate // file.samplerate - self.start), rate)
+
+    def check_length(self, samples: int, rate: int) -> None:
+        """Refuses a piece of so many samples if that is too short."""
+        offset, seconds = self.start / rate, samples / rate
+        if not samples:
+            raise DataError(f"`{self.name}` holds no audio from second {offset:g} on.")
+        if self.duration is not None and seconds < self.duration - TOLERANCE[0] - TOLERANCE[1] * self.duration:
+            asked = f"{self.duration:g} s were asked for"
+            raise DataError(f"`{self.name}` holds {seconds:.2f} s from second {offset:g} on, {asked}.")
 
 
 def resample(audio: Signal, source: int, target: int) -> Signal:
@@ -231,13 +243,3 @@ def _scaled(array: npt.NDArray[Any]) -> Signal:
     half = 2.0 ** (8 * array.dtype.itemsize - 1)
     centred = array.astype(np.float64) - (half if array.dtype.kind == "u" else 0)
     return (centred / half).astype(np.float32)
-
-
-def _refusal(name: str, error: Exception) -> str:
-    """Why a file could not be opened or decoded."""
-    if not os.path.isfile(name):
-        return f"`{name}` must be an audio file, but {'is a folder' if os.path.isdir(name) else 'does not exist'}."
-    if not os.path.getsize(name):
-        return f"`{name}` must be an audio file, but is empty."
-    cause = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return f"`{name}` cannot be decoded: {str(cause).rstrip('.')}."
