@@ -49,7 +49,7 @@ def merge(sources: Sequence[str | Path], out: str | Path) -> Merged:
         raise DataError(f"`{out}` must be another file than what is merged. Give another name.")
     read = {os.fspath(source): read_source([source]) for source in sources}
     seen: set[tuple[Any, ...]] = set()
-    ids, kept, twice = [], list[bool](), []
+    ids, kept, twice = list[str](), list[bool](), list[str]()
     for index, _ in read.values():
         for row in _rows(index):
             key = (row["audio"], row["offset"], row["duration"], row["target"])

@@ -6,7 +6,6 @@ step changes thus come out as they were.
 """
 
 import functools
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,7 +27,7 @@ from anemone.data.jobs import Done, Job, Line, Report, Tell, Unit
 from anemone.data.loader import SpeechDataConfig
 from anemone.data.manifest import Index
 from anemone.data.problems import Problem
-from anemone.data.shards import bounds, files_of, tar_of, write_manifests
+from anemone.data.shards import bounds, files_of, tar_of, wav, write_manifests
 from anemone.errors import DataError
 
 CACHE_MB = 64  # of decoded recordings in each process: utterances may be pieces of a long one
@@ -155,13 +154,10 @@ class Augmentation(NamedTuple):
 
     def encoded(self, samples: npt.NDArray[np.int16]) -> bytes:
         """Returns the bytes of a file of samples."""
-        rate = self.config.rate
         if self.config.format == "wav":
-            size = 2 * len(samples)
-            sizes = b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", size
-            return struct.pack("<4sI4s4sIHHIIHH4sI", *sizes) + samples.tobytes()
+            return wav(samples, self.config.rate)
         file = BytesIO()
-        soundfile.write(file, samples, rate, format="FLAC", subtype="PCM_16")
+        soundfile.write(file, samples, self.config.rate, format="FLAC", subtype="PCM_16")
         return file.getvalue()
 
 

@@ -1,9 +1,9 @@
 """Data sets as tars: shards that are the same bytes at every run, and manifests that find a recording in them.
 
 ``manifest.jsonl`` says where in its tar each recording lies, so that any is read at once. With NeMo's names,
-``audio__OP_0..N_CL_.tar`` and ``tarred_audio_manifest.json``, the same tars are a tarred set of NeMo's. A recording that
-is an utterance as a whole goes in as it is, byte by byte; a piece of one is cut out at its own rate, and stored without
-loss where its coding has none.
+``audio__OP_0..N_CL_.tar`` and ``tarred_audio_manifest.json``, the same tars are a tarred set of NeMo's. Recordings that
+are utterances as a whole go in byte by byte; a piece of one is cut out at its own rate, and stored without loss where
+its coding has none.
 """
 
 import os
@@ -25,19 +25,19 @@ from anemone.data.jobs import Done, Job, Report, Tell, Unit
 from anemone.data.locators import is_file, locate, open_audio, read_audio
 from anemone.data.manifest import Index
 from anemone.data.problems import Problem
-from anemone.data.shards import bounds, tar_of, write_manifests
+from anemone.data.shards import bounds, tar_of, wav, write_manifests
 from anemone.errors import DataError
 
 WHOLE = 0.011  # seconds that the duration of a whole recording may be short of it: rounded to hundredths
 UNKNOWN = 32_000  # bytes of a second where there is no file to look at
-# coding of a recording -> how it is read, and the format and coding of a piece of it
+# coding of a recording -> how it is read, and the coding of a piece in FLAC; None is WAV
 PIECES = {
-    "PCM_24": ("int32", "FLAC", "PCM_24"),
-    "PCM_32": ("int32", "WAV", "PCM_32"),
-    "FLOAT": ("float32", "WAV", "FLOAT"),
-    "DOUBLE": ("float64", "WAV", "DOUBLE"),
+    "PCM_24": ("int32", "PCM_24"),
+    "PCM_32": ("int32", None),
+    "FLOAT": ("float32", None),
+    "DOUBLE": ("float64", None),
 }
-PCM = ("int16", "FLAC", "PCM_16")
+PCM = ("int16", "PCM_16")
 MOST_CHANNELS = 8  # of FLAC
 
 
@@ -98,15 +98,16 @@ def _cause(audio: str, error: Exception) -> str:
 
 def _piece(file: soundfile.SoundFile, offset: float, duration: float) -> tuple[bytes, str]:
     """Seconds of a recording at its own rate, as a file."""
-    dtype, form, coding = PIECES.get(file.subtype, PCM)
-    form = "WAV" if file.channels > MOST_CHANNELS else form
+    dtype, coding = PIECES.get(file.subtype, PCM)
     start, count = round(offset * file.samplerate), round(duration * file.samplerate)
     before = min(start, RUN_UP * file.samplerate)  # what a decoder that jumps needs
     file.seek(start - before)
     samples = file.read(before + count, dtype=dtype, always_2d=True)[before:]
+    if coding is None or file.channels > MOST_CHANNELS:
+        return wav(samples, file.samplerate), "wav"
     piece = BytesIO()
-    soundfile.write(piece, samples, file.samplerate, format=form, subtype=coding)
-    return piece.getvalue(), form.lower()
+    soundfile.write(piece, samples, file.samplerate, format="FLAC", subtype=coding)
+    return piece.getvalue(), "flac"
 
 
 def shard(

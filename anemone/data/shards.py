@@ -1,6 +1,7 @@
 """Where the recordings of a job go: files in folders, or members of tars that are the same bytes at every run."""
 
 import os
+import struct
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -68,6 +69,19 @@ def files_of(out: Path, first: int) -> Iterator[Put]:
     yield put
 
 
+def wav(samples: npt.NDArray[Any], rate: int) -> bytes:
+    """Returns samples (S,) or (S, channels), integers or floats of 16 to 64 bits, as the plainest WAV file there is.
+
+    It is the same bytes at every run: libsndfile notes the time in files of floats.
+    """
+    channels, width = (samples.shape[1] if samples.ndim == 2 else 1), samples.dtype.itemsize
+    data = np.ascontiguousarray(samples, samples.dtype.newbyteorder("<")).tobytes()
+    coding = 3 if samples.dtype.kind == "f" else 1
+    form = 16, coding, channels, rate, rate * channels * width, channels * width, 8 * width
+    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", *form, b"data", len(data))
+    return head + data
+
+
 def bounds(sizes: npt.NDArray[np.float64], *, shards: int | None = None, shard_mb: float | None = None) -> list[int]:
     """Returns where shards begin, and the number of rows: so many shards of about as many rows, or each of a size.
 
@@ -110,8 +124,8 @@ def write_manifests(job: Job, out: Path, problems: Sequence[Problem], *, tarred:
         for done in parts(job, out):
             files[PROBLEMS].writelines(json_line(problem._asdict()) for problem in done.problems)
             for line in done.lines:
-                member = line.pop("member", None)
+                found = {"audio_filepath": line.pop("member", None), "shard_id": line.pop("shard_id", None)}
                 files[MANIFEST].write(json_line(line))
                 if tarred:
-                    files[TARRED].write(json_line({**line, "audio_filepath": member}))
+                    files[TARRED].write(json_line({**line, **found}))
     finish(out, drafts)
