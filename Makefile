@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow setup check format slurm parity bench bench-llm docs clean
+.PHONY: demo test test-slow test-ray setup check format slurm parity bench bench-llm docs clean
 
 demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
 	$(BIN)/python recipes/telephone_words/demo.py
 
 test: setup check  ## gates and the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow" --ignore tests/house
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not ray" --ignore tests/house
 
 test-slow: setup  ## runs that need downloads or minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests
+
+test-ray: setup  ## augmentation and tars on a local Ray cluster; installs Ray
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m ray tests/data
 
 setup: $(VENV)/.done  ## make .venv with the tested versions
 

@@ -1,5 +1,7 @@
 """Where the units of a job are done: in this process, in several, or on a Ray cluster. The bytes are the same."""
 
+import json
+import logging
 import multiprocessing
 import os
 import threading
@@ -97,15 +99,17 @@ def _on_ray(
         raise ConfigError("`--engine ray` must have Ray: pip install 'anemone[ray]'.") from error
     ours = not ray.is_initialized()
     if ours:
-        ray.init(num_cpus=None if os.environ.get("RAY_ADDRESS") else jobs, log_to_driver=False)
+        cores = None if os.environ.get("RAY_ADDRESS") else jobs
+        ray.init(num_cpus=cores, log_to_driver=False, logging_level="ERROR")
+        logging.getLogger("ray.data").setLevel("ERROR")
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        items = [{"number": number, "rows": unit(number).rows} for number in numbers]
+        items = [{"number": number, "rows": json.dumps(unit(number).rows)} for number in numbers]
         data = ray.data.from_items(items, override_num_blocks=max(1, len(items)))
         held, folder = ray.put(work), out.absolute()
 
         def once(item: dict[str, Any]) -> dict[str, Any]:
-            return {"number": do(ray.get(held), Unit(item["number"], item["rows"]), folder)}
+            return {"number": do(ray.get(held), Unit(item["number"], json.loads(item["rows"])), folder)}
 
         for row in data.map(once, num_cpus=1).iter_rows():
             yield int(row["number"])
