@@ -51,7 +51,7 @@ class Epochs:
     @cached_property
     def sets(self) -> Numbers | None:
         """Number of each utterance's set (N,), where sets are mixed."""
-        return self.index.table["@source"].to_numpy() if self.config.mixes else None
+        return self.index.sets if self.config.mixes else None
 
     def total_steps(self, epochs: int, batches_per_step: int) -> int:
         """Steps of so many epochs.

@@ -157,6 +157,12 @@ class Index:
         ]
 
     @property
+    def sets(self) -> npt.NDArray[np.int32]:
+        """Which of the paths that were read each utterance comes from, from 0: (N,)."""
+        numbers: npt.NDArray[np.int32] = self.table["@source"].to_numpy()
+        return numbers
+
+    @property
     def seconds(self) -> float:
         """Seconds of all utterances."""
         return float(self.durations.sum(dtype="float64"))

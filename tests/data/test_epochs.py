@@ -103,7 +103,7 @@ def check(index: Index, plan: PlanConfig, stops: list[tuple[int, int, int]], epo
         else:
             assert sorted(rows) == list(range(len(index)))
     for number in range(len(SIZES)):  # of a set, no utterance is ahead of another by more than one pass
-        own = [drawn[row] for row in np.flatnonzero(index.table["@source"].to_numpy() == number).tolist()]
+        own = [drawn[row] for row in np.flatnonzero(index.sets == number).tolist()]
         assert max(own) - min(own) <= 1
 
 
