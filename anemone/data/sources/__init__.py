@@ -40,7 +40,7 @@ class Utterance(NamedTuple):
     extra: Mapping[str, Any] = EMPTY
 
 
-Reader = Callable[[Path], Iterator[Utterance | Problem]]
+Reader = Callable[[str], Iterator[Utterance | Problem]]
 Writer = Callable[[Iterable[Utterance], Path], "list[Problem] | None"]
 
 
