@@ -6,6 +6,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from anemone.losses.token_cross_entropy import token_cross_entropy
 from anemone.models.text.llama import LlamaBlock, LlamaConfig
+from anemone.nn import attention
 from anemone.nn.rotary import rotary
 from anemone.parallel.activations import Tokens, block, tokens
 from anemone.parallel.budget import measure
@@ -19,6 +20,12 @@ NUMBERS = {"size": "custom", "d_model": 64, "num_heads": 4, "num_kv_heads": 2, "
 CONFIGS = {"dense": LlamaConfig(**NUMBERS), "experts": LlamaConfig(**NUMBERS, num_experts=4)}
 MODES = {"none": NoneConfig(), "selective": SelectiveConfig(), "full": FullConfig()}
 TYPES = {"32": torch.float32, "bf16-true": torch.bfloat16}
+
+
+@pytest.fixture(autouse=True)
+def _fused_attention(monkeypatch):
+    """The kernel that is planned for, in every precision: it keeps a sum for each query, blocks of queries do not."""
+    monkeypatch.setattr(attention, "LONGEST", 0)
 
 
 @pytest.mark.parametrize("precision", TYPES)
