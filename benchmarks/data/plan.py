@@ -60,9 +60,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--items", nargs="*", default=list(ITEMS), choices=list(ITEMS))
     args = parser.parse_args()
-    print(
-        "| side, budget | utterances a second | micro-batches | padding | beyond 300 s | MB after each epoch | most MB |"
-    )
+    print("| side, budget | utterances a second | micro-batches | padding | beyond | MB after each epoch | peak MB |")
     print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
     for item in args.items:
         ours, peer = (

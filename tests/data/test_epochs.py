@@ -55,8 +55,8 @@ def loaders(index: Index, plan: PlanConfig, world: int, per_step: int, position:
     config = SpeechDataConfig(plan=plan, num_workers=workers)
     shared, made = config.shared(world), []
     for rank in range(world):
-        settings = {"rank": rank, "world": world, "batches_per_step": per_step, "recordings": shared}
-        made.append(Loader(index, config, lambda text: [len(text)], training=True, seed=3, **settings))
+        settings = {"rank": rank, "world": world, "batches_per_step": per_step, "shared": shared}
+        made.append(config.loader(index, lambda text: [len(text)], training=True, seed=3, **settings))
         made[-1].set_position(**position)
     return made
 
