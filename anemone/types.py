@@ -379,26 +379,39 @@ class Chain(nn.Module):
         ends = ({key: port._replace(where=f"{name}.{key}") for key, port in side.items()} for side in (opened, last))
         return Ports(*ends)
 
-    def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
+    def forward(self, *args: Tensor, after: str = "", **kwargs: Tensor) -> Any:
         """Returns what the last stage returns.
 
         Args:
             *args: inputs of the chain, in the order of `inputs`.
+            after: a stage whose outputs are known already: they are given in the place of inputs, and it is passed over
+                with all that stand before it.
             **kwargs: inputs of the chain, by name.
 
         Raises:
-            PortError: an input is missing, given twice, or not one of `inputs`.
+            PortError: an input is missing, given twice, or not one of `inputs`; or an output of ``after`` does not have
+                the axes or sizes of its port.
         """
-        flow = dict(zip(self.inputs, args, strict=False)) | kwargs
-        if len(args) + len(kwargs) != len(self.inputs) or flow.keys() != set(self.inputs):
-            raise PortError(self._refusal(args, kwargs))
+        if after:
+            flow, left = self._known(after, args), list(self.wiring)[list(self.wiring).index(after) + 1 :]
+        else:
+            flow, left = dict(zip(self.inputs, args, strict=False)) | kwargs, list(self.wiring)
+            if len(args) + len(kwargs) != len(self.inputs) or flow.keys() != set(self.inputs):
+                raise PortError(self._refusal(args, kwargs))
         out: Any = None
-        for name, wires in self.wiring.items():
+        for name, wires in ((name, self.wiring[name]) for name in left):
             out = getattr(self, name)(**{arg: flow[arg] for arg in wires})
             flow = flow | (
                 {"x": out} if isinstance(out, Tensor) else dict(zip(self.stages[name].outputs, out, strict=True))
             )
         return out
+
+    def _known(self, stage: str, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The outputs of a stage, by name, where they come from outside; they must fit its ports."""
+        sizes: dict[str, int] = {}
+        for port, value in zip(self.stages[stage].outputs.values(), given, strict=True):
+            _compare(stage, "returns", port, value, sizes)
+        return dict(zip(self.stages[stage].outputs, given, strict=True))
 
     def _refusal(self, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> str:
         """What is wrong with the inputs of a call."""
@@ -449,6 +462,7 @@ def checked(model: nn.Module) -> Iterator[None]:
     def compare(name: str) -> Any:
         def _hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
             inputs, outputs = ports(module)
+            inputs = inputs if "after" not in kwargs else {}  # other things are given than its inputs
             names = inputs if isinstance(module, Chain) else inspect.signature(module.forward).parameters
             bound = dict(zip(names, args, strict=False)) | kwargs
             sizes: dict[str, int] = {}

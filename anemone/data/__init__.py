@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anemone.data.problems import Problem
 
 DATA = {
+    "kaldi": "anemone.data.kaldi.loader:KaldiDataConfig",
     "speech": "anemone.data.loader:SpeechDataConfig",
     "tokens": "anemone.data.tokens:TokenDataConfig",
 }

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from anemone.data.audio import Signal
+
+Features = npt.NDArray[np.floating[Any]]
 
 
 class Batch(NamedTuple):
@@ -45,11 +48,63 @@ class Batch(NamedTuple):
         return Batch(audio, audio_len, targets, target_len, rows, self.rate)
 
 
+class FeatureBatch(NamedTuple):
+    """Features of utterances, made elsewhere, padded to one length.
+
+    Attributes:
+        features: (B, F, T) float32, zero beyond each length.
+        frames: (B,) int64 frames of each.
+        targets: (B, U) int64 tokens or class numbers, zero beyond each length.
+        target_len: (B,) int64 tokens of each.
+        rows: (B,) int64 row numbers in the index.
+        hop: seconds from frame to frame.
+    """
+
+    features: Tensor
+    frames: Tensor
+    targets: Tensor
+    target_len: Tensor
+    rows: Tensor
+    hop: float = 0.01
+
+    @property
+    def size(self) -> float:
+        """Seconds of audio that the frames stand for, padding not counted."""
+        return float(self.frames.sum()) * self.hop
+
+    def to(self, device: torch.device | str) -> "FeatureBatch":
+        """Returns the same batch on a device; row numbers stay where they are."""
+        features, frames, targets, target_len = (tensor.to(device, non_blocking=True) for tensor in self[:4])
+        return FeatureBatch(features, frames, targets, target_len, self.rows, self.hop)
+
+    def item(self, i: int) -> "FeatureBatch":
+        """Returns a batch of the ``i``-th utterance alone, padded as it was."""
+        features, frames, targets, target_len, rows = (tensor[i : i + 1] for tensor in self[:5])
+        return FeatureBatch(features, frames, targets, target_len, rows, self.hop)
+
+
 def collate(clips: Sequence[Signal], targets: Sequence[Sequence[int]], rows: Sequence[int], *, rate: int) -> Batch:
     """Returns a batch of clips (S_i,) and tokens (U_i,), padded with zeros to the longest."""
     audio, audio_len = _padded(clips, np.float32)
     tokens, target_len = _padded(targets, np.int64)
     return Batch(audio, audio_len, tokens, target_len, torch.tensor(rows), rate)
+
+
+def collate_features(
+    matrices: Sequence[Features],
+    targets: Sequence[Sequence[int]],
+    rows: Sequence[int],
+    *,
+    hop: float,
+    pad_frames: int = 0,
+) -> FeatureBatch:
+    """Returns a batch of features (T_i, F) and tokens (U_i,), padded with zeros to the longest and further frames."""
+    frames = [len(matrix) for matrix in matrices]
+    padded = np.zeros((len(matrices), matrices[0].shape[1], max(frames) + pad_frames), np.float32)
+    for place, matrix, length in zip(padded, matrices, frames, strict=True):
+        place[:, :length] = matrix.T  # (T, F) -> (F, T)
+    tokens, target_len = _padded(targets, np.int64)
+    return FeatureBatch(torch.from_numpy(padded), torch.tensor(frames), tokens, target_len, torch.tensor(rows), hop)
 
 
 def _padded(sequences: Sequence[Any], dtype: type[np.generic]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ A position in the data is two numbers, (epoch, step). Whoever starts there gets 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -14,13 +14,16 @@ from torch.utils.data import DataLoader, Sampler
 from anemone.config import EMPTY, list_of_kind, must
 from anemone.data.audio import Recordings
 from anemone.data.augmentation import STEPS, Recipe, StepConfig
-from anemone.data.batch import Batch
+from anemone.data.batch import Batch, FeatureBatch
 from anemone.data.epochs import Epochs, Key
 from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig
 from anemone.data.problems import HOPELESS, SHOWN, Problem, log, none_usable, report, say_left_out
 from anemone.data.reader import Encode, Loaded, Reader, pack, unpack
 from anemone.data.steps import Steps
+
+if TYPE_CHECKING:
+    from anemone.data.kaldi.loader import KaldiDataConfig
 
 MAX_RATE = 384_000
 
@@ -83,6 +86,13 @@ class SpeechDataConfig:
         """
         return Index.read(paths, target=task.target, skip_bad=self.skip_bad)
 
+    def reader(
+        self, index: Index, encode: Encode, *, training: bool, seed: int, shared: Recordings | None = None
+    ) -> Reader:
+        """Makes what reads the utterances of a micro-batch; arguments are those of `loader`."""
+        recipe = Recipe(self.augment if training else ())
+        return Reader(index, shared or self.shared(), encode, recipe=recipe, seed=seed)
+
     def shared(self, loaders: int = 1) -> Recordings:
         """What reads recordings for so many loaders of a process: one cache, or one for each worker of each of them."""
         share = self.cache_mb / (self.num_workers * loaders) if self.num_workers else self.cache_mb
@@ -110,7 +120,7 @@ class SpeechDataConfig:
             rank=rank,
             world=world,
             batches_per_step=batches_per_step,
-            recordings=shared,
+            shared=shared,
         )
 
 
@@ -126,7 +136,7 @@ class Loader(Steps):
         rank: of this process.
         world: number of processes.
         batches_per_step: micro-batches of an optimizer step over all ranks; a multiple of ``world``.
-        recordings: what reads and keeps them, where several loaders of a process share it; its own by default.
+        shared: what several loaders of a process read through; its own by default.
     """
 
     shaped_by: ClassVar[str] = "`data.plan`"
@@ -134,7 +144,7 @@ class Loader(Steps):
     def __init__(
         self,
         index: Index,
-        config: SpeechDataConfig,
+        config: "SpeechDataConfig | KaldiDataConfig",
         encode: Encode,
         *,
         training: bool,
@@ -142,15 +152,14 @@ class Loader(Steps):
         rank: int = 0,
         world: int = 1,
         batches_per_step: int | None = None,
-        recordings: Recordings | None = None,
+        shared: Any = None,
     ) -> None:
         super().__init__(training=training, rank=rank, world=world, batches_per_step=batches_per_step)
         evaluation = PlanConfig(batch_size=config.eval_batch_size, num_buckets=100, shuffle=False)
         self.index, self.config = index, config
         self._plan_said = rank > 0
         self._plans = Epochs(index, config.plan if training else evaluation, seed=seed)
-        recordings = recordings or config.shared()
-        self._reader = Reader(index, recordings, encode, recipe=Recipe(config.augment if training else ()), seed=seed)
+        self._reader = config.reader(index, encode, training=training, seed=seed, shared=shared)
         self._keys = _Keys()
         self._workers: DataLoader[Any] | None = None
 
@@ -166,7 +175,7 @@ class Loader(Steps):
         """
         return self._plans.total_steps(epochs, self.batches_per_step)
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def __iter__(self) -> Iterator[list[Batch | FeatureBatch]]:
         """Yields the steps from the position to the end of its epoch, each a list of this rank's micro-batches.
 
         Raises:
@@ -210,7 +219,9 @@ class Loader(Steps):
             )
         return (unpack(packed) for packed in self._workers)
 
-    def _accept(self, batch: Batch | None, failures: list[tuple[int, str]]) -> Batch | None:
+    def _accept(
+        self, batch: Batch | FeatureBatch | None, failures: list[tuple[int, str]]
+    ) -> Batch | FeatureBatch | None:
         """Books what was loaded and reports what could not be, once."""
         for number, cause in failures:
             if number not in self.bad:

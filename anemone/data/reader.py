@@ -8,15 +8,16 @@ from torch.utils.data import Dataset
 
 from anemone.data.audio import Recordings
 from anemone.data.augmentation import Recipe, augment
-from anemone.data.batch import Batch, collate
+from anemone.data.batch import Batch, FeatureBatch, collate
 from anemone.data.epochs import Key
 from anemone.data.manifest import Index
 from anemone.errors import DataError
 
 Encode = Callable[[str], Sequence[int]]
-Loaded = tuple[Batch | None, list[tuple[int, str]]]  # a micro-batch, and row and cause of each utterance it lost
+Loaded = tuple[Batch | FeatureBatch | None, list[tuple[int, str]]]
+"""A micro-batch, and row and cause of each utterance it lost."""
 
-SMALL = "audio_len", "targets", "target_len", "rows"  # fields of a batch that weigh nothing
+SMALL = "audio_len", "frames", "targets", "target_len", "rows"  # fields of a batch that weigh nothing
 
 
 class Reader(Dataset[Loaded]):
@@ -58,7 +59,7 @@ def pack(loaded: Any) -> Any:
     batch, failures = loaded
     if batch is None:
         return None, failures
-    return batch._replace(**{name: getattr(batch, name).numpy() for name in SMALL}), failures
+    return batch._replace(**{name: getattr(batch, name).numpy() for name in _small(batch)}), failures
 
 
 def unpack(packed: Any) -> Loaded:
@@ -66,4 +67,8 @@ def unpack(packed: Any) -> Loaded:
     batch, failures = packed
     if batch is None:
         return None, failures
-    return batch._replace(**{name: torch.from_numpy(getattr(batch, name)) for name in SMALL}), failures
+    return batch._replace(**{name: torch.from_numpy(getattr(batch, name)) for name in _small(batch)}), failures
+
+
+def _small(batch: Batch | FeatureBatch) -> list[str]:
+    return [name for name in SMALL if name in batch._fields]

@@ -5,6 +5,7 @@ tokenizer turns text into numbers and back.
 """
 
 FEATURES = {
+    "given": "anemone.features.given:GivenConfig",
     "log_mel": "anemone.features.mel:LogMelConfig",
     "mfcc": "anemone.features.mfcc:MFCCConfig",
 }

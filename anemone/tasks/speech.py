@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anemone.data.audio import waveform
-from anemone.data.batch import Batch
+from anemone.data.batch import Batch, FeatureBatch
 from anemone.errors import DataError
 from anemone.tasks.task import Task, inference, refuse_strangers
 from anemone.types import Chain
@@ -66,9 +66,19 @@ class SpeechTask(Task):
             audio = F.pad(audio, (0, self.hop - audio.shape[1]))
         return audio, audio_len.clamp(min=self.hop)
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Returns audio (B, S) and samples (B,)."""
+    def inputs(self, batch: Batch | FeatureBatch) -> tuple[Tensor, Tensor]:
+        """Returns audio (B, S) and samples (B,), or features (B, F, T) and frames (B,) of a batch that brings them."""
+        if isinstance(batch, FeatureBatch):
+            return batch.features, batch.frames
         return self.filled(batch.audio, batch.audio_len)
+
+    def output(self, batch: Batch | FeatureBatch) -> Any:
+        """Runs the network over a batch; where that brings features, they stand in for those that it would compute.
+
+        Raises:
+            PortError: they are of another width than those.
+        """
+        return self.network(*self.inputs(batch), after="features" if isinstance(batch, FeatureBatch) else "")
 
     def evaluation_data(
         self, *, batch_size: int, channel: int | None = None, num_workers: int = 0, skip_bad: bool = True

@@ -71,14 +71,18 @@ class Task(nn.Module):
         """Counts what `summarize` needs; states of batches and ranks are added entry by entry."""
         raise NotImplementedError
 
+    def output(self, batch: Batch) -> Any:
+        """Runs the network over a batch."""
+        return self.network(*self.inputs(batch))
+
     def loss(self, batch: Batch) -> LossSum:
         """Computes the summed loss of a batch and what to divide it by."""
-        return self.lost(self.network(*self.inputs(batch)), batch)
+        return self.lost(self.output(batch), batch)
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> States:
         """Counts what `summarize` needs, from a batch. The caller puts the task in evaluation mode."""
-        return self.measured(self.network(*self.inputs(batch)), batch)
+        return self.measured(self.output(batch), batch)
 
     def zero_states(self) -> States:
         """Returns the states of no batch at all, for a rank that gets none."""

@@ -8,6 +8,7 @@ from anemone.config import must, of_kind
 from anemone.data import DATA
 from anemone.decoding import DECODERS
 from anemone.features import FEATURES
+from anemone.features.given import GivenConfig
 from anemone.losses import LOSSES
 from anemone.models import MODELS
 from anemone.parallel.mesh import ParallelConfig
@@ -176,11 +177,21 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         kinds = {target: kind for kind, target in DATA.items()}
         kind, wanted = kinds[f"{type(self.data).__module__}:{type(self.data).__name__}"], self.task.data
-        must(kind == wanted, "data.kind", f"{wanted}, which the task learns from", value=kind)
+        fits = kind == wanted or (kind, wanted) == ("kaldi", "speech")
+        must(fits, "data.kind", f"{wanted}, which the task learns from", value=kind)
         refuse_strangers(self, "speech" if wanted == "speech" else "text")
         if self.features is not None:
-            rule = f"the rate of the features (`features.rate`, {self.features.rate})"
-            must(self.data.rate == self.features.rate, "data.rate", rule, value=self.data.rate)
+            name = "hop_ms" if kind == "kaldi" else "rate"
+            value, theirs = getattr(self.data, name), getattr(self.features, name)
+            noun = name.removesuffix("_ms")
+            must(
+                value == theirs,
+                f"data.{name}",
+                f"the {noun} of the features (`features.{name}`, {theirs})",
+                value=value,
+            )
+            deaf = kind != "kaldi" and isinstance(self.features, GivenConfig)
+            must(not deaf, "features.kind", "one that hears audio, as the data are", value="given")
 
 
 class TrainResult(NamedTuple):

@@ -384,10 +384,10 @@ def test_the_loaders_of_a_run_keep_no_more_than_the_cache_together(experiment, m
     kept = []
     made = Loader.__init__
 
-    def make(self, *args, recordings=None, **kwargs):
-        if recordings:  # without one it only counts steps
-            kept.append(recordings)
-        made(self, *args, recordings=recordings, **kwargs)
+    def make(self, *args, shared=None, **kwargs):
+        if shared:  # without them it only counts steps
+            kept.append(shared)
+        made(self, *args, shared=shared, **kwargs)
 
     monkeypatch.setattr(Loader, "__init__", make)
     train(experiment(data__cache_mb=100, data__num_workers=num_workers, trainer__max_steps=2))

@@ -117,7 +117,7 @@ class Folder:
     def _duration(self, name: str) -> float | None:
         """What ``utt2dur`` says."""
         entry = self.tables["utt2dur"].get(name)
-        return _seconds(entry.value, f"{self.path / 'utt2dur'}:{entry.line}") if entry else None
+        return number(entry.value, above=0) if entry else None
 
     def _recording(self, name: str, found: dict[str, Recording | DataError]) -> Recording:
         """Where a recording is; an error is remembered, and raised for each utterance of it."""
@@ -137,7 +137,7 @@ class Folder:
     def _locator(self, entry: Entry) -> str:
         where = f"{self.path / 'wav.scp'}:{entry.line}"
         if is_command(entry.value):
-            return _kept(output_of(entry.value, where, trust_commands=self.trust_commands), entry.value)
+            return kept(output_of(entry.value, where, trust_commands=self.trust_commands), entry.value, ".wav")
         if is_url(entry.value):
             return entry.value
         place = parse_place(entry.value, where)
@@ -231,32 +231,31 @@ def _segment(value: str) -> tuple[str, float, float | None]:
     parts = value.split()
     if len(parts) != 3:
         raise DataError(f"must be utterance, recording, begin and end, but has {len(parts) + 1} words")
-    begin, end = (_number(part) for part in parts[1:])
-    if begin is None or end is None or begin < 0 or (end <= begin and end != -1):
+    begin, end = (number(part) for part in parts[1:])
+    if begin < 0 or (end <= begin and end != -1):
         raise DataError(f"must go from second 0 or later to a later one, but from {parts[1]} to {parts[2]}")
     return parts[0], begin, None if end == -1 else round(end - begin, 9)
 
 
-def _seconds(value: str, where: str) -> float:
-    seconds = _number(value)
-    if seconds is None or seconds <= 0:
-        raise DataError(f"{where}: must be above 0 seconds, but is `{value}` instead")
-    return seconds
+def number(text: str, *, above: float = -math.inf) -> float:
+    """Returns a finite number out of a table.
 
-
-def _number(text: str) -> float | None:
-    """A finite number; None for anything else."""
+    Raises:
+        DataError: it is none, or not above a limit.
+    """
     try:
-        number = float(text)
+        value = float(text)
     except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+        value = math.nan
+    if not math.isfinite(value) or value <= above:
+        raise DataError(f"`{text}` must be a number" + (f" above {above:g}" if above > -math.inf else ""))
+    return value
 
 
-def _kept(data: bytes, command: str) -> str:
-    """Keeps the output of a command as a recording in the cache, and returns its path."""
+def kept(data: bytes, command: str, ending: str) -> str:
+    """Keeps the output of a command in the cache, and returns its path."""
     folder = cache_folder() / "kaldi"
-    path = folder / f"{hashlib.sha256(command.encode() + b'|' + data).hexdigest()[:32]}.wav"
+    path = folder / f"{hashlib.sha256(command.encode() + b'|' + data).hexdigest()[:32]}{ending}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:

@@ -142,6 +142,7 @@ class Arks:
 
     def __init__(self) -> None:
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
+        self._process = os.getpid()
 
     def read(self, place: Place) -> Array:
         """Returns a matrix (T, F) or vector (F,).
@@ -157,7 +158,10 @@ class Arks:
         return _inside(place, 0, rows), _inside(place, 1, columns)
 
     def _at(self, place: Place) -> BinaryIO:
-        """A file at the offset."""
+        """A file at the offset; a forked process opens its own, or both would move one position."""
+        if self._process != os.getpid():
+            self.close()
+            self._process = os.getpid()
         file = self._files.get(place.path)
         if file is None:
             file = self._files[place.path] = opened(place.path)
@@ -172,6 +176,10 @@ class Arks:
         """Closes all files."""
         while self._files:
             self._files.popitem()[1].close()
+
+    def __del__(self) -> None:
+        """Closes all files with the last reference."""
+        self.close()
 
     def __reduce__(self) -> tuple[type["Arks"], tuple[()]]:
         """Another process opens files of its own."""

@@ -8,7 +8,7 @@ ones, as it keeps whatever else Kaldi has no table for.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -17,8 +17,10 @@ import numpy as np
 import soundfile
 
 from anemone.data.kaldi.check import ILLEGAL
+from anemone.data.kaldi.cmvn import statistics
 from anemone.data.kaldi.folder import CHANNELS, KEPT
-from anemone.data.kaldi.places import PLACE, is_command
+from anemone.data.kaldi.matrices import Array, Format
+from anemone.data.kaldi.places import PLACE, is_command, read_table, write_ark
 from anemone.data.locators import is_url, locate, open_audio
 from anemone.data.problems import Problem
 from anemone.data.sources import Utterance
@@ -281,3 +283,42 @@ def _write(path: Path, lines: Lines) -> None:
         return
     ordered = sorted(lines.items(), key=lambda item: item[0].encode())
     path.write_bytes("".join(f"{key} {value}".rstrip() + "\n" for key, value in ordered).encode())
+
+
+def write_features(
+    folder: str | Path, features: Iterable[tuple[str, Array]], *, format: Format = "float", hop_ms: float = 10.0
+) -> int:
+    """Writes features beside the tables of a data directory; returns of how many utterances.
+
+    ``feats.ark`` and ``feats.scp`` hold them, ``utt2num_frames`` counts them, ``frame_shift`` says how far apart frames
+    are, and ``cmvn.ark`` and ``cmvn.scp`` are the statistics of each speaker of ``utt2spk``, or of each utterance
+    without one.
+
+    Args:
+        folder: made if it is not there.
+        features: utterance and matrix (T, F), sorted by the bytes of the names.
+        format: of the matrices, see `write_array`.
+        hop_ms: from frame to frame.
+
+    Raises:
+        DataError: a name or a matrix that cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    owners = read_table(folder / "utt2spk")[0] if (folder / "utt2spk").is_file() else {}
+    frames: Lines = {}
+    stats: dict[str, Array] = {}
+
+    def counted() -> Iterator[tuple[str, Array]]:
+        for name, matrix in features:
+            speaker, own = owners[name].value if name in owners else name, statistics([matrix])
+            frames[name] = str(len(matrix))
+            stats[speaker] = stats[speaker] + own if speaker in stats else own
+            yield name, matrix
+
+    count = write_ark(folder / "feats.ark", counted(), folder / "feats.scp", format)
+    ordered = sorted(stats.items(), key=lambda item: item[0].encode())
+    write_ark(folder / "cmvn.ark", iter(ordered), folder / "cmvn.scp", "double")
+    _write(folder / "utt2num_frames", frames)
+    (folder / "frame_shift").write_text(f"{hop_ms / 1000:g}\n")
+    return count
