@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-ray setup check format slurm parity bench bench-llm docs clean
+.PHONY: demo test test-slow test-ray setup check format slurm parity bench bench-llm bench-plan docs clean
 
 demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
 	$(BIN)/python recipes/telephone_words/demo.py
@@ -47,6 +47,9 @@ bench: setup  ## measure us and the peer in one run; the peer goes into an envir
 
 bench-llm: setup  ## time the training of a Llama by us, by hand, by transformers' Trainer and by litgpt
 	$(MAKE) -C benchmarks llm PYTHON=$(abspath $(BIN)/python)
+
+bench-plan: setup  ## time batch plans by us and by Lhotse
+	$(MAKE) -C benchmarks plan PYTHON=$(abspath $(BIN)/python)
 
 docs: setup  ## run every snippet and notebook of the docs
 	$(BIN)/python -m pytest -q tests/docs
