@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 import torch
 
-from anemone.data.soundfiles import MOST, RATES, open_sound, read_mono
+from anemone.data.soundfiles import MOST, RATES, SoundFile, open_sound, read_mono
 from anemone.data.soundfiles import Signal as Signal
 from anemone.errors import DataError
 
@@ -138,7 +137,7 @@ class Recordings:
                 self._keep(key, self._seconds(asked, file, number * BLOCK, (number + 1) * BLOCK))
         return self._blocks[key]
 
-    def _seconds(self, asked: "_Piece", file: soundfile.SoundFile, first: int, last: int) -> Signal:
+    def _seconds(self, asked: "_Piece", file: SoundFile, first: int, last: int) -> Signal:
         """Seconds [first, last) at our rate, decoded with a run-up; fewer where the recording ends."""
         before, after = min(first, RUN_UP), RUN_UP if file.samplerate != self.rate else 0
         count = (last - first + before + after) * file.samplerate
@@ -162,7 +161,7 @@ class _Piece(NamedTuple):
     channel: int | None
     duration: float | None
 
-    def check_header(self, file: soundfile.SoundFile, rate: int) -> None:
+    def check_header(self, file: SoundFile, rate: int) -> None:
         """Refuses a recording whose header says that it is too short, before any of it is decoded."""
         if not file.subtype.startswith(GUESSED):
             self.check_length(max(0, file.frames * rate // file.samplerate - self.start), rate)

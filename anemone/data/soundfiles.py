@@ -18,11 +18,23 @@ Signal = npt.NDArray[np.float32]
 
 RATES = 1_000, 1_000_000  # samples per second that a recording may have
 MOST = 2**29  # samples of one channel decoded at once: 9.3 hours at 16 kHz, 2 GiB
-ENDLESS = 2**63 - 1  # frames of a file that does not say
+ENDLESS = 2**63 - 1  # frames of a recording that does not say how many it has
 VALUES = 2**21  # samples of all channels decoded at a time
 
 
-def open_sound(name: str) -> soundfile.SoundFile:
+class SoundFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A recording that is read on from where it is.
+
+    soundfile would go to where it should be after each reading, which fails at the end of a file that is shorter than
+    it says or does not say how long it is.
+    """
+
+    def seekable(self) -> bool:
+        """False, though `seek` works."""
+        return False
+
+
+def open_sound(name: str) -> SoundFile:
     """Opens a recording.
 
     Args:
@@ -35,7 +47,7 @@ def open_sound(name: str) -> soundfile.SoundFile:
         found = open_audio(name)
         if isinstance(found, str) and not stat.S_ISREG(os.stat(found).st_mode):
             raise DataError(_refusal(name, "is no plain file"))
-        file = soundfile.SoundFile(found)
+        file = SoundFile(found)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         if isinstance(error, DataError):
             raise
@@ -46,7 +58,7 @@ def open_sound(name: str) -> soundfile.SoundFile:
     return file
 
 
-def read_mono(name: str, file: soundfile.SoundFile, start: int, frames: int, channel: int | None) -> Signal:
+def read_mono(name: str, file: SoundFile, start: int, frames: int, channel: int | None) -> Signal:
     """Returns samples (S,) of one channel or of the mean of all; fewer than ``frames`` where the recording ends.
 
     Args:
@@ -73,12 +85,11 @@ def read_mono(name: str, file: soundfile.SoundFile, start: int, frames: int, cha
             if count < len(wanted):
                 break
     except (soundfile.SoundFileError, OSError, ValueError) as error:
-        endless = "it does not say its length, as a stream does not: write it anew"
-        raise DataError(_refusal(name, endless if file.frames == ENDLESS else error)) from error
-    return audio[:done]
+        raise DataError(_refusal(name, error)) from error
+    return audio if done == len(audio) else audio[:done].copy()  # a header may have claimed much more
 
 
-def _fill(file: soundfile.SoundFile, audio: Signal, channel: int | None) -> int:
+def _fill(file: SoundFile, audio: Signal, channel: int | None) -> int:
     """Decodes frames into an array (S,) and returns how many there were."""
     if file.channels == 1:
         return len(file.read(out=audio))

@@ -126,7 +126,7 @@ class LogMel(nn.Module):
         """
         pad, factor = self.pad, self.config.preemphasis
         x = nn.functional.pad(x, (pad + 1, pad))
-        x = x[:, 1:] - factor * x[:, :-1] if factor else x[:, 1:].clone()
+        x = (x[:, :-1] * -factor).add_(x[:, 1:]) if factor else x[:, 1:].clone()
         silent = 2 * pad if self.config.exact_pad and factor else pad
         end = x_len[:, None] + 2 * pad - silent
         return x.scatter_(1, end + torch.arange(silent, device=x.device), 0.0)
