@@ -1,13 +1,14 @@
 """The columns of an index by the names that people know: a manifest's keys, and what is counted from its texts.
 
 ``audio`` (or ``audio_filepath``), ``offset``, ``duration``, ``text`` or ``label``, ``id``, ``source``, ``line``, every
-further key of the manifest, and, where the manifest has no such keys of its own, ``chars`` and ``words`` of the text,
-``char_rate`` and ``word_rate`` by the second.
+further key of the manifest, and, where there are texts and the manifest has no such keys of its own, ``chars`` and
+``words`` of the text, ``char_rate`` and ``word_rate`` by the second.
 """
 
 import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,18 +35,20 @@ class Columns:
 
     def __init__(self, index: Index) -> None:
         self.index = index
+        stored = {name: "@" + name for name in ("audio", "offset", "duration", "line")}
+        stored |= {"audio_filepath": "@audio", self.target: "@target"}
+        self._stored = stored | {name: name for name in index.columns}
         self._made: dict[str, Callable[[], pa.ChunkedArray]] = {
-            "chars": lambda: pa.chunked_array([pc.utf8_length(self["text"]).combine_chunks()]),
-            "words": lambda: _words(self["text"]),
-            "char_rate": lambda: pc.divide(self["chars"].cast("double"), self["duration"]),
-            "word_rate": lambda: pc.divide(self["words"].cast("double"), self["duration"]),
             "id": lambda: _ids(index),
             "source": lambda: _sources(index),
-            "label": lambda: index.table["@target"],
-            "text": lambda: index.table["@target"],
         }
-        stored = {name: "@" + name for name in ("audio", "offset", "duration", "line")}
-        self._stored = stored | {"audio_filepath": "@audio"} | {name: name for name in index.columns}
+        if "text" in self._stored:
+            self._made |= {
+                "chars": lambda: pc.utf8_length(self["text"]),
+                "words": lambda: _words(self["text"]),
+                "char_rate": lambda: pc.divide(self["chars"].cast("double"), self["duration"]),
+                "word_rate": lambda: pc.divide(self["words"].cast("double"), self["duration"]),
+            }
 
     def __getitem__(self, name: str) -> pa.ChunkedArray:
         """Returns a column.
@@ -67,10 +70,21 @@ class Columns:
         """Whether there is a column of that name."""
         return name in self._stored or name in self._made
 
-    @property
+    def get(self, name: str) -> pa.ChunkedArray | None:
+        """Returns a column, or None if there is none of that name."""
+        known = name in self
+        return self[name] if known else None
+
+    @cached_property
     def target(self) -> Target:
         """Which name the index's own target has."""
-        return "label" if "text" in self._stored else "text"
+        known: dict[str, Target] = {
+            "text": "label",
+            "label": "text",
+            "command": "text",
+        }  # a further key is the other one
+        found = [known[name] for name in known if name in self.index.columns]
+        return found[0] if found else target_of(source_names(self.index))
 
 
 def opened(paths: Sequence[str | Path], target: Target | None = None) -> Index:
