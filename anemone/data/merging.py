@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anemone.data.ids import FOUND_BY, different, read_source
+from anemone.data.ids import different
 from anemone.data.locators import relative
 from anemone.data.manifest import Index
+from anemone.data.named_rows import FOUND_BY, read_source
 from anemone.data.problems import Problem
 from anemone.errors import DataError
 

@@ -22,10 +22,10 @@ from anemone.config import must
 from anemone.data import jobs
 from anemone.data.audio import Recordings, Signal
 from anemone.data.augmentation import Recipe, augment
-from anemone.data.ids import NamedRows, read_source
 from anemone.data.jobs import Done, Job, Line, Report, Tell, Unit
 from anemone.data.loader import SpeechDataConfig
 from anemone.data.manifest import Index
+from anemone.data.named_rows import NamedRows, read_source
 from anemone.data.problems import Problem
 from anemone.data.shards import bounds, files_of, tar_of, wav, write_manifests
 from anemone.errors import DataError

@@ -20,10 +20,10 @@ import soundfile
 
 from anemone.data import jobs
 from anemone.data.audio import RUN_UP, TOLERANCE
-from anemone.data.ids import NamedRows, read_source
 from anemone.data.jobs import Done, Job, Report, Tell, Unit
 from anemone.data.locators import is_file, locate, open_audio, read_audio
 from anemone.data.manifest import Index
+from anemone.data.named_rows import NamedRows, read_source
 from anemone.data.problems import Problem
 from anemone.data.shards import bounds, tar_of, wav, write_manifests
 from anemone.errors import DataError
