@@ -55,7 +55,7 @@ def ends_of(most: Rows, count: int) -> Rows:
         return np.append(np.arange(most[0], count, most[0]), count)
     ends, start, fit = [], 0, count
     for place, limit in enumerate(most.tolist()):
-        if limit < fit:  # not min(), which would take three times as long
+        if limit < fit:  # three times as fast as min()
             fit = limit
         if place - start >= fit:
             ends.append(place)
