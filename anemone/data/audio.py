@@ -43,7 +43,7 @@ def load_audio(
     """Returns a recording, or a piece of it, as mono float32 (S,) in [-1, 1].
 
     Args:
-        path: wav, flac, ogg (Vorbis or Opus), mp3, or what else libsndfile reads.
+        path: wav, flac, ogg (Vorbis or Opus), mp3, or what else libsndfile reads; or a locator, such as a URL.
         rate: samples per second of the result; the recording is resampled if it has another.
         offset: seconds to leave out at the beginning.
         duration: seconds to take; all that is left if None.
@@ -52,7 +52,7 @@ def load_audio(
     Raises:
         DataError: missing, undecodable or empty file, no such channel, or less audio than asked for; names the file.
     """
-    return Recordings(rate, channel=channel).piece(Path(path), offset, duration)
+    return Recordings(rate, channel=channel).piece(path, offset, duration)
 
 
 class Recordings:

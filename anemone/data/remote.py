@@ -1,18 +1,23 @@
-"""Files at URLs, through fsspec (extra ``[remote]``): kept in the cache once they were read.
+"""Files at URLs, through fsspec (extra ``[remote]``): kept in the cache once they were read whole.
 
+A read that fails is tried again a few times; what arrives in part is never kept.
 ``ANEMONE_OFFLINE=1`` reads what is kept and never asks for a network.
 """
 
+import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from anemone.cache import cache_folder
 from anemone.errors import DataError
 
 PIECE = 1 << 23  # bytes copied at a time
+PAUSES = 0.2, 1.0, 3.0  # seconds to wait before the second try and later ones
+FINAL = FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError  # errors that another try would meet
 LOCAL = ("memory", "file", "local")  # protocols that need no network
 
 
@@ -59,21 +64,40 @@ def fetch(url: str, at: int | None = None, size: int | None = None, *, state: st
         return os.fspath(path)
     files, there = system(url)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp") as copy:
-        try:
-            if at is None or size is None:
-                with files.open(there, "rb") as source:
-                    while piece := source.read(PIECE):
-                        copy.write(piece)
-            else:
-                copy.write(files.cat_file(there, start=at, end=at + size))
+    for pause in (*PAUSES, None):
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp") as copy:
+            try:
+                _copy(files, there, copy, at, size)
+            except Exception as error:  # each protocol has errors of its own
+                if pause is None or isinstance(error, FINAL):
+                    raise DataError(f"`{url}` cannot be fetched: {type(error).__name__}: {error}") from error
+                time.sleep(pause)
+                continue
             copy.flush()
             os.fsync(copy.fileno())
-        except Exception as error:  # each protocol has errors of its own
-            raise DataError(f"`{url}` cannot be fetched: {type(error).__name__}: {error}") from error
-        if not path.exists():
-            os.link(copy.name, path)
+            if not path.exists():
+                with contextlib.suppress(FileExistsError):
+                    os.link(copy.name, path)
+            break
     return os.fspath(path)
+
+
+def _copy(files: Any, there: str, copy: IO[bytes], at: int | None, size: int | None) -> None:
+    """Copies a file, or a piece of it; one that arrives shorter than it is said to be is an error."""
+    if at is None or size is None:
+        with files.open(there, "rb") as source:
+            expected = getattr(source, "size", None)
+            while piece := source.read(PIECE):
+                copy.write(piece)
+    else:
+        expected, end = size, at + size
+        for start in range(at, end, PIECE):
+            piece = files.cat_file(there, start=start, end=min(start + PIECE, end))
+            copy.write(piece)
+            if len(piece) < min(PIECE, end - start):
+                break
+    if isinstance(expected, int) and copy.tell() != expected:
+        raise EOFError(f"{copy.tell()} of {expected} bytes arrived")
 
 
 def state(url: str) -> str:
