@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
+
+from anemone.data.locators import URL, below, is_file, read_audio
 
 Cause = tuple[int, str]  # a line number and what is wrong there
 
@@ -23,15 +25,17 @@ KEYS = {
     "label": ("label", "command"),
 }
 SKIP = "_skipme"  # lines where this is true are left out without a word
+TEXT_FILE = "text_filepath"  # where a text is that a line does not have
+LONGEST = 1 << 22  # bytes of a text in a file of its own
 OWN = ("@audio", "@offset", "@duration", "@target", "@line")
 
 
-def parse(data: bytes, folder: Path, target: str) -> tuple[pa.Table, list[Cause]]:
+def parse(data: bytes, folder: str | Path, target: str) -> tuple[pa.Table, list[Cause]]:
     """Returns the usable lines as columns, and what is wrong with the others.
 
     Args:
         data: a manifest.
-        folder: where it lies; audio paths are relative to it.
+        folder: where it lies, or its URL; audio paths are relative to it.
         target: "text" or "label".
 
     Returns:
@@ -39,8 +43,9 @@ def parse(data: bytes, folder: Path, target: str) -> tuple[pa.Table, list[Cause]
         (seconds), ``@target``, ``@line`` (from 1), then all further keys under their own names.
     """
     table, causes = _fast(data, target) or _exact(data, target)
-    good, more = _check(_without_skipped(table), target)
-    return _absolute(good, folder), sorted(causes + more)
+    table, unread = _with_texts(_without_skipped(table), folder, target)
+    good, more = _check(table, target)
+    return _absolute(good, folder), sorted(causes + unread + more)
 
 
 # --- the fast way: Arrow's reader, where it can be trusted to give one row for one line -------------------------------
@@ -61,10 +66,9 @@ def _fast(data: bytes, target: str) -> tuple[pa.Table, list[Cause]] | None:
     except (pa.ArrowException, UnicodeError):
         return None
     odd = [field for field in raw.schema if "timestamp" in str(field.type)]
-    odd += [
-        field for field in raw.schema if pa.types.is_floating(field.type) and _may_have_lost_digits(raw[field.name])
-    ]
+    odd += [field for field in raw.schema if any(map(_may_have_lost_digits, _doubles(raw[field.name])))]
     labels = [raw[key] for key in KEYS[target] if key in raw.column_names]
+    labels += [raw[TEXT_FILE]] if target == "text" and TEXT_FILE in raw.column_names else []
     readable = all(str(column.type) in {"string", "int64", "null"} for column in labels)
     if len(raw) != len(lines) or odd or not labels or not readable:
         return None
@@ -97,7 +101,18 @@ def _read(data: bytes, schema: dict[str, pa.DataType]) -> pa.Table:
     return pyarrow.json.read_json(pa.BufferReader(data), reading, options)
 
 
-def _may_have_lost_digits(column: pa.ChunkedArray) -> bool:
+def _doubles(column: Any) -> Iterator[Any]:
+    """A column of doubles, or those within lists and objects."""
+    if pa.types.is_floating(column.type):
+        yield column
+    elif pa.types.is_nested(column.type):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        for values in (chunk.flatten() for chunk in chunks):
+            for value in values if isinstance(values, list) else [values]:
+                yield from _doubles(value)
+
+
+def _may_have_lost_digits(column: Any) -> bool:
     """Whether integers that a double cannot hold may have come as doubles."""
     largest = pc.max(pc.abs(column)).as_py()
     return largest is not None and not largest < 2**53
@@ -129,7 +144,7 @@ def _exact(data: bytes, target: str) -> tuple[pa.Table, list[Cause]]:
     own = {name: pa.array([row[name] for row in rows], kind) for name, kind in types.items()}
     own["@line"] = pa.array([row["@line"] for row in rows], pa.int32())
     names = dict.fromkeys(name for row in rows for name in row if name not in OWN)
-    return pa.table({**own, **{name: _column([row.get(name) for row in rows]) for name in names}}), causes
+    return pa.table({**own, **{name: column_of([row.get(name) for row in rows]) for name in names}}), causes
 
 
 def _object(line: bytes, target: str) -> dict[str, Any]:
@@ -170,8 +185,8 @@ def _typed(row: dict[str, Any], name: str, kind: Any, rule: str) -> Any:
     return None
 
 
-def _column(values: list[Any]) -> pa.Array:
-    """A column of one type; strings, where values have none in common."""
+def column_of(values: list[Any]) -> pa.Array:
+    """Returns a column of one type; strings, where values have none in common."""
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError, TypeError):
@@ -192,6 +207,37 @@ def _without_skipped(table: pa.Table) -> pa.Table:
         return table
     keep = [value not in (True, "true") for value in table[SKIP].to_pylist()]
     return table.filter(pa.array(keep, pa.bool_())).drop_columns([SKIP])
+
+
+def _with_texts(table: pa.Table, folder: str | Path, target: str) -> tuple[pa.Table, list[Cause]]:
+    """Reads the texts that lines have in files of their own; takes out those where there is none."""
+    if target != "text" or TEXT_FILE not in table.column_names or not table["@target"].null_count:
+        return table, []
+    texts, causes = table["@target"].to_pylist(), list[Cause]()
+    paths, lines = table[TEXT_FILE].to_pylist(), table["@line"].to_pylist()
+    for i, path in enumerate(paths):
+        if texts[i] is None and isinstance(path, str):
+            try:
+                texts[i] = text_in(below(folder, path))
+            except ValueError as error:
+                causes.append((lines[i], str(error)))
+    table = table.set_column(table.column_names.index("@target"), "@target", pa.array(texts, pa.string()))
+    gone = {line for line, _ in causes}
+    return (table.filter(pa.array([line not in gone for line in lines])) if gone else table), causes
+
+
+def text_in(path: str) -> str:
+    """Returns the text in a file, without the line's end.
+
+    Raises:
+        ValueError: it cannot be read, or is no text.
+    """
+    if is_file(path) and not (os.path.isfile(path) and os.path.getsize(path) <= LONGEST):
+        raise ValueError(f"`{TEXT_FILE}` must be a text file that exists, but is {path!r} instead")
+    try:
+        return read_audio(path).decode().removesuffix("\n").removesuffix("\r")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"`{TEXT_FILE}` must be a text file, but `{path}` is not: {error}") from error
 
 
 def _check(table: pa.Table, target: str) -> tuple[pa.Table, list[Cause]]:
@@ -223,10 +269,11 @@ def _cause(row: dict[str, Any], target: str) -> str:
     raise AssertionError(row)
 
 
-def _absolute(table: pa.Table, folder: Path) -> pa.Table:
-    """Audio paths below the manifest's folder, or below the home folder where they begin with ~."""
+def _absolute(table: pa.Table, folder: str | Path) -> pa.Table:
+    """Audio paths below the manifest's folder, or below the home folder where they begin with ~; URLs as they are."""
     audio = table["@audio"].cast(pa.string())
     below = pc.binary_join_element_wise(os.fspath(folder), audio, "/")
     at_home = pc.binary_join_element_wise(os.path.expanduser("~"), pc.utf8_slice_codeunits(audio, 2), "/")
-    paths = pc.if_else(pc.starts_with(audio, "/"), audio, pc.if_else(pc.starts_with(audio, "~/"), at_home, below))
+    fixed = pc.or_(pc.starts_with(audio, "/"), pc.match_substring_regex(audio, f"^{URL.pattern}"))
+    paths = pc.if_else(fixed, audio, pc.if_else(pc.starts_with(audio, "~/"), at_home, below))
     return table.set_column(0, "@audio", paths)

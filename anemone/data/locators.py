@@ -131,6 +131,16 @@ def read_audio(text: str | Path) -> bytes:
         raise DataError(f"`{text}` cannot be read: {error.strerror or error}.") from error
 
 
+def name_of(audio: str, offset: float) -> str:
+    """The name of an utterance without one: its recording's stem, and milliseconds where it does not begin at 0.
+
+    Example:
+        >>> name_of("talks/monday.flac", 0.0), name_of("talks/monday.flac", 12.5)
+        ('monday', 'monday@12500')
+    """
+    return Path(audio).stem + (f"@{round(1000 * offset)}" if offset else "")
+
+
 def suffix(text: str) -> str:
     """Returns the ending of a recording's name, with its dot, in small letters; empty where its place has no name."""
     place = locate(text)

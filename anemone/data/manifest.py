@@ -23,12 +23,12 @@ import pyarrow.compute as pc
 
 from anemone.cache import cache_folder
 from anemone.config import nearest
-from anemone.data.files import digest, find
-from anemone.data.jsonlines import OWN, parse, text_of
+from anemone.data.jsonlines import OWN, text_of
+from anemone.data.locators import name_of
 from anemone.data.problems import Problem, report
 from anemone.errors import DataError
 
-VERSION = 2  # of the index's layout; another number makes all cached indexes unknown
+VERSION = 3  # of the index's layout; another number makes all cached indexes unknown
 
 log = logging.getLogger("anemone.data")
 
@@ -44,6 +44,7 @@ class Row(NamedTuple):
         source: the manifest.
         line: its line there, from 1.
         id: its name; draws of augmentation depend on it.
+        channel: of the recording, from 0, where the source says which.
     """
 
     audio: str
@@ -53,6 +54,7 @@ class Row(NamedTuple):
     source: str
     line: int
     id: str
+    channel: int | None = None
 
 
 class Index:
@@ -73,6 +75,7 @@ class Index:
         self.problems = [Problem(*problem) for problem in notes["problems"]]
         self.fingerprint: str = notes["fingerprint"]
         self._sources: list[str] = notes["sources"]
+        self._sets: list[int] = notes["sets"]
         self.durations: npt.NDArray[np.float32] = table["@duration"].to_numpy().astype(np.float32)
 
     @classmethod
@@ -82,7 +85,8 @@ class Index:
         """Reads manifests, or finds their index in the cache.
 
         Args:
-            manifests: paths; ``assets/...`` is looked up inside the package.
+            manifests: files, patterns such as ``train_{0..7}.jsonl``, folders or URLs of whatever format
+                `anemone.data.sources` has; ``assets/...`` is looked up inside the package.
             target: the key a task learns from.
             skip_bad: whether to leave out bad lines with a report, or to refuse them.
 
@@ -91,18 +95,18 @@ class Index:
         """
         if not manifests:
             raise DataError("the list of manifests must name one or more, but is empty.")
-        paths = [find(manifest, noun="manifest", pattern="*.json*") for manifest in manifests]
-        hashes = [digest(path) for path in paths]
+        from anemone.data.indexing import build, parts_of
+
+        parts = [part for number, manifest in enumerate(manifests) for part in parts_of(os.fspath(manifest), number)]
         home = os.path.expanduser("~")
-        key = json.dumps([VERSION, target, home, [[str(p.absolute()), h] for p, h in zip(paths, hashes, strict=True)]])
+        key = json.dumps([VERSION, target, home, [[os.path.abspath(part.path), part[1:]] for part in parts]])
         path = cache_folder() / "index" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
         index = cls._open(path)
-        if index is None:
-            table = _build(paths, target, hashlib.sha256("".join(hashes).encode()).hexdigest()[:16])
-            index = cls._store(table, path)
+        if index is None or index._texts_changed():
+            index = cls._store(build(parts, target), path)
         report(index.problems, len(index) + len(index.problems), skip_bad=skip_bad)
         if not len(index):
-            names = ", ".join(f"`{path}`" for path in paths)
+            names = ", ".join(f"`{part.path}`" for part in parts)
             raise DataError(f"{names} must hold utterances, but there is none to use.")
         return index
 
@@ -143,8 +147,17 @@ class Index:
         """Returns some utterances, in the order asked for."""
         take = pa.array(numbers, pa.int64())
         columns = [self.table[name].take(take).to_pylist() for name in (*OWN, "@source")]
-        ids = self.ids(numbers)
-        return [Row(a, o, d, t, self._sources[s], n, i) for a, o, d, t, n, s, i in zip(*columns, ids, strict=True)]
+        more = self.ids(numbers), self._channels(take)
+        return [
+            Row(a, o, d, t, self._sources[s], n, i, c) for a, o, d, t, n, s, i, c in zip(*columns, *more, strict=True)
+        ]
+
+    def _channels(self, take: pa.Array) -> list[int | None]:
+        """The channels of some utterances."""
+        if "channel" not in self.table.column_names or not pa.types.is_integer(self.table.schema.field("channel").type):
+            return [None] * len(take)
+        channels: list[int | None] = self.table["channel"].take(take).to_pylist()
+        return channels
 
     def ids(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
         """Returns the names of some utterances: the key ``id``, else the recording's stem with ``@`` and its offset."""
@@ -159,8 +172,15 @@ class Index:
     @property
     def sets(self) -> npt.NDArray[np.int32]:
         """Which of the paths that were read each utterance comes from, from 0: (N,)."""
-        numbers: npt.NDArray[np.int32] = self.table["@source"].to_numpy()
+        numbers: npt.NDArray[np.int32] = np.array(self._sets, np.int32)[self.table["@source"].to_numpy()]
         return numbers
+
+    def _texts_changed(self) -> bool:
+        """Whether texts in files of their own are not as they were."""
+        from anemone.data.indexing import state_of_texts
+
+        found = state_of_texts(self.table, self._sources)
+        return found is not None and found != json.loads(self.table.schema.metadata[b"anemone"])["texts"]
 
     @property
     def seconds(self) -> float:
@@ -213,47 +233,8 @@ class Index:
         return (_reopen, (self.path,)) if self.path else (Index, (self.table,))
 
 
-def name_of(audio: str, offset: float) -> str:
-    """The name of an utterance without one: its recording's stem, and milliseconds where it does not begin at 0.
-
-    Example:
-        >>> name_of("talks/monday.flac", 0.0), name_of("talks/monday.flac", 12.5)
-        ('monday', 'monday@12500')
-    """
-    return Path(audio).stem + (f"@{round(1000 * offset)}" if offset else "")
-
-
 def _reopen(path: Path) -> Index:
     index = Index._open(path)
     if index is None:
         raise DataError(f"`{path}` must be an index that the main process wrote, but cannot be opened.")
     return index
-
-
-def _build(paths: Sequence[Path], target: str, fingerprint: str) -> pa.Table:
-    """Parses the manifests into one table of one chunk a column."""
-    parts, problems = [], []
-    for number, path in enumerate(paths):
-        part, causes = parse(path.read_bytes(), path.absolute().parent, target)
-        parts.append(part.append_column("@source", pa.array(np.full(len(part), number, np.int32))))
-        problems += [(os.fspath(path), line, cause) for line, cause in causes]
-    notes = {"problems": problems, "fingerprint": fingerprint, "sources": [os.fspath(path) for path in paths]}
-    return _joined(parts).combine_chunks().replace_schema_metadata({"anemone": json.dumps(notes)})
-
-
-def _joined(parts: list[pa.Table]) -> pa.Table:
-    """One table of several; a key with different types in different manifests becomes strings."""
-    try:
-        return pa.concat_tables(parts, promote_options="permissive")
-    except pa.ArrowException:
-        kinds: dict[str, set[str]] = {}
-        for field in (field for part in parts for field in part.schema):
-            kinds.setdefault(field.name, set()).add(str(field.type))
-        for name in [name for name, types in kinds.items() if len(types) > 1]:
-            parts = [_as_text(part, name) if name in part.column_names else part for part in parts]
-        return pa.concat_tables(parts, promote_options="default")
-
-
-def _as_text(table: pa.Table, name: str) -> pa.Table:
-    values = pa.array([text_of(value) for value in table[name].to_pylist()], pa.string())
-    return table.set_column(table.column_names.index(name), name, values)

@@ -26,8 +26,8 @@ def test_rows_of_several_manifests_come_in_order(manifest, tmp_path):
     a, b = manifest(rows(2, "a"), "a.jsonl"), manifest(["", *rows(1, "b")], "b.jsonl")
     index = Index.read([a, b], target="text")
     assert len(index) == 3
-    assert index.row(1) == (str(tmp_path / "1.wav"), 0.0, 1.1, "a1", str(a), 2, "1")
-    assert index.row(2) == (str(tmp_path / "0.wav"), 0.0, 1.0, "b0", str(b), 2, "0")
+    assert index.row(1) == (str(tmp_path / "1.wav"), 0.0, 1.1, "a1", str(a), 2, "1", None)
+    assert index.row(2) == (str(tmp_path / "0.wav"), 0.0, 1.0, "b0", str(b), 2, "0", None)
     assert [row.target for row in index.rows([2, 0])] == ["b0", "a0"]
     assert index.durations.dtype == np.float32
     assert np.array_equal(index.durations, np.float32([1.0, 1.1, 1.0]))
@@ -115,7 +115,7 @@ def test_the_second_reading_maps_the_cached_index(manifest, monkeypatch):
     path = manifest(rows(3))
     first = Index.read([path], target="text")
     assert first.path is not None and first.path.parent == cache_folder() / "index"
-    monkeypatch.setattr("anemone.data.manifest._build", None)
+    monkeypatch.setattr("anemone.data.indexing.build", None)
     second = Index.read([path], target="text")
     assert second.table.equals(first.table)
     assert second.fingerprint == first.fingerprint

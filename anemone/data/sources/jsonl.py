@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from anemone.data.jsonlines import SKIP
-from anemone.data.locators import relative
-from anemone.data.manifest import name_of
+from anemone.data.locators import name_of, relative
 from anemone.data.problems import Problem
 from anemone.data.sources import Utterance
 from anemone.data.sources.lines import folder_of, lines

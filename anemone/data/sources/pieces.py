@@ -14,7 +14,7 @@ import soundfile
 
 from anemone.data.ids import file_stem
 from anemone.data.locators import is_file, locate, read_audio, suffix
-from anemone.data.soundfiles import ENDLESS, open_sound
+from anemone.data.soundfiles import open_sound
 from anemone.data.sources import Utterance
 from anemone.errors import DataError
 
@@ -28,6 +28,7 @@ EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 """Codings that decode alike wherever one starts."""
 
 RUN_UP = 1  # seconds that other decoders begin earlier
+ENDLESS = 2**62  # frames of a file that does not say
 TAIL = 0.05  # seconds that a copied file may go on after its utterance
 MOST = 1 << 31  # bytes of a piece
 

@@ -2,13 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from anemone.data.jsonlines import KEYS, text_of
-from anemone.data.locators import below, is_file, read_audio
-from anemone.data.manifest import name_of
+from anemone.data.jsonlines import KEYS, TEXT_FILE, text_in, text_of
+from anemone.data.locators import below, name_of
 from anemone.data.sources import Utterance
 
 MANIFEST = {**KEYS, "speaker": ("speaker",), "id": ("id",), "channel": ("channel",)}
@@ -25,9 +23,6 @@ TABLE = {
     "channel": ("channel",),
 }
 """The same of tables."""
-
-TEXT_FILE = "text_filepath"
-LONGEST = 1 << 22  # bytes of a text in a file of its own
 
 
 def parsed(line: bytes) -> dict[str, Any]:
@@ -98,20 +93,6 @@ def utterance(
         None if channel is None else int(channel),
         {key: each for key, each in row.items() if key not in gone and each is not None},
     )
-
-
-def text_in(path: str) -> str:
-    """Returns the text in a file, without the line's end.
-
-    Raises:
-        ValueError: it cannot be read, or is no text.
-    """
-    if is_file(path) and not (os.path.isfile(path) and os.path.getsize(path) <= LONGEST):
-        raise ValueError(f"`{TEXT_FILE}` must be a text file that exists, but is {path!r} instead")
-    try:
-        return read_audio(path).decode().removesuffix("\n").removesuffix("\r")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"`{TEXT_FILE}` must be a text file, but `{path}` is not: {error}") from error
 
 
 def row_of(utterance: Utterance, audio: str, names: Mapping[str, str]) -> dict[str, Any]:

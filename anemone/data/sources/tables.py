@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from anemone.data.ids import file_stem
 from anemone.data.jsonlines import text_of
-from anemone.data.locators import below, is_url, relative
-from anemone.data.manifest import name_of
+from anemone.data.locators import below, is_url, name_of, relative
 from anemone.data.problems import Problem
 from anemone.data.sources import Utterance
 from anemone.data.sources.jsonl import made, rows, writing

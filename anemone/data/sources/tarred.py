@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 from anemone.data.ids import file_stem
 from anemone.data.jsonlines import SKIP
-from anemone.data.locators import Locator, below, locate, read_audio
-from anemone.data.manifest import name_of
+from anemone.data.locators import Locator, below, locate, name_of, read_audio
 from anemone.data.problems import Problem
 from anemone.data.sources import Utterance
 from anemone.data.sources.jsonl import NAMES, made, rows, writing
