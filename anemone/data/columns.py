@@ -5,20 +5,25 @@ further key of the manifest, and, where there are texts and the manifest has no 
 ``words`` of the text, ``char_rate`` and ``word_rate`` by the second.
 """
 
-import gzip
-import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from anemone.config import nearest
-from anemone.data.jsonlines import KEYS
+from anemone.data.files import find
+from anemone.data.locators import is_url
 from anemone.data.manifest import Index
+from anemone.data.sources import Utterance, source
+from anemone.data.sources.detect import detect
+from anemone.data.sources.names import expand
+from anemone.data.sources.tarred import TARS
 from anemone.errors import DataError
 
 CHUNK = 65_536  # rows at a time, where a step needs memory for each
@@ -101,20 +106,18 @@ def opened(paths: Sequence[str | Path], target: Target | None = None) -> Index:
 
 
 def target_of(paths: Sequence[str | Path]) -> Target:
-    """Returns "label" where the first line of the first manifest has one and no text; "text" in all other cases."""
-    from anemone.data.files import ASSETS
-
-    text = str(paths[0]) if paths else ""
-    path = ASSETS / text.removeprefix("assets/") if text.startswith("assets/") else Path(text).expanduser()
-    if not path.is_file():
+    """Returns "label" where the first utterance of the first data set has one and no text; else "text"."""
+    if not paths:
         return "text"
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            row: Any = json.loads(file.readline(1 << 20).removeprefix(b"\xef\xbb\xbf"))
-    except (OSError, EOFError, ValueError, RecursionError):
+        name = os.path.expanduser(paths[0])
+        if not (os.path.isdir(name) or TARS in name or is_url(name)):
+            name = os.fspath(find(expand(name)[0], noun="manifest", pattern="*.json*"))
+        some = islice(source(detect(name)).read(name), 100)
+        first = next((row for row in some if isinstance(row, Utterance)), None)
+    except (DataError, OSError):
         return "text"
-    keys = set(row) if isinstance(row, dict) else set()
-    return "label" if keys & set(KEYS["label"]) and "text" not in keys else "text"
+    return "label" if first and first.text is None and first.label is not None else "text"
 
 
 def slices(number: int, size: int = CHUNK) -> Iterator[slice]:
@@ -128,10 +131,18 @@ def _words(text: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([_word_counts(text[piece]) for piece in slices(len(text))], pa.int32())
 
 
+def split_words(text: pa.ChunkedArray) -> pa.Array:
+    """Returns the words of each text, split at white space; of an empty one, one empty word.
+
+    Texts are trimmed first: where the last one of all ends in white space, pyarrow 26 may read on behind it.
+    """
+    return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(text).combine_chunks())
+
+
 def _word_counts(text: pa.ChunkedArray) -> pa.Array:
-    trimmed = pc.utf8_trim_whitespace(text).combine_chunks()
-    parts = pc.list_value_length(pc.utf8_split_whitespace(trimmed))
-    return pc.if_else(pc.equal(trimmed, ""), 0, parts).cast(pa.int32())
+    words = split_words(text)
+    empty = pc.equal(pc.list_element(words, 0), "")
+    return pc.if_else(empty, 0, pc.list_value_length(words)).cast(pa.int32())
 
 
 def _ids(index: Index) -> pa.ChunkedArray:

@@ -1,6 +1,6 @@
 """Lines of manifests out: some rows of an index, as they were written, with recordings that are found from there.
 
-A line of JSON is copied byte by byte, with every key it has. Only the value of its recording changes, and only where
+A line of JSON is copied byte by byte, with every key it has. Only the paths in it change, and only where
 it would no longer be found: a path below the new manifest's folder becomes relative to it, any other one absolute. A
 row of a source that is no JSON lines becomes a line of all that the index knows.
 """
@@ -20,13 +20,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from anemone.data.columns import CHUNK, Columns, slices, source_names
-from anemone.data.jsonlines import KEYS
-from anemone.data.locators import is_file, relative
+from anemone.data.jsonlines import KEYS, TEXT_FILE
+from anemone.data.locators import below, is_url, relative
 from anemone.data.manifest import Index
+from anemone.data.sources.detect import detect
+from anemone.data.sources.lines import folder_of, lines
 from anemone.errors import DataError
 
 PLAIN = re.compile(rb'"audio_filepath"\s*:\s*("(?:[^"\\]|\\.)*")')
-BOM = b"\xef\xbb\xbf"
 DECODER = json.JSONDecoder()
 
 
@@ -99,76 +100,65 @@ def _written(index: Index, rows: npt.NDArray[Any], path: Path) -> str:
 
 def moved(index: Index, rows: npt.NDArray[Any], folder: Path) -> Iterator[bytes]:
     """Yields the lines of rows, ascending, as they must be in a manifest in ``folder``; without ends of lines."""
-    names, folder = source_names(index), folder.absolute()
+    names, home = source_names(index), os.path.abspath(folder)
     sources = index.table["@source"].to_numpy()
     reader: Iterator[tuple[int, bytes]] = iter(())
-    current = -1
+    current, here = -1, ""
     for piece in slices(len(rows), CHUNK):
         numbers = rows[piece]
-        part = index.table.select(["@audio", "@line"]).take(pa.array(numbers))
-        audios, lines = part["@audio"].to_pylist(), part["@line"].to_pylist()
-        for number, audio, line in zip(numbers.tolist(), audios, lines, strict=True):
+        part = index.table.select(["@audio", "@line"]).take(pa.array(numbers, pa.int64()))
+        audios, at = part["@audio"].to_pylist(), part["@line"].to_pylist()
+        for number, audio, line in zip(numbers.tolist(), audios, at, strict=True):
             if sources[number] != current:
                 current = int(sources[number])
-                here = Path(names[current]).absolute().parent
-                stays = here == folder
-                reader = _objects(names[current])
-            original = next((text for at, text in reader if at == line), None)
+                here = folder_of(names[current])
+                reader = lines(names[current]) if detect(names[current]) == "jsonl" else iter(())
+            original = next((text for found, text in reader if found == line), None)
             if original is None:
-                yield _made(index, number, folder)
-            elif stays and is_file(audio):
-                yield original
+                yield _made(index, number, home)
             else:
-                yield _spliced(original, audio, folder)
+                text = original.removesuffix(b"\r")
+                yield text if here == home else _spliced(text, audio, here, home)
 
 
-def _objects(name: str) -> Iterator[tuple[int, bytes]]:
-    """Numbers, from 1, and bytes of a file's lines; nothing, if it is no file of JSON lines."""
-    if not os.path.isfile(name):
-        return
-    with gzip.open(name) if name.endswith(".gz") else open(name, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            text = (line.removeprefix(BOM) if number == 1 else line).rstrip(b"\r\n")
-            if number == 1 and text and not text.lstrip().startswith((b"{", b"[")):
-                return
-            yield number, text
-
-
-def _spliced(line: bytes, audio: str, folder: Path) -> bytes:
-    """A line with another value for its recording, and else as it is."""
-    match = PLAIN.search(line) if line.count(b'"audio_filepath"') == 1 and line.count(b"{") == 1 else None
-    if match:
-        before, after, value = line[: match.start(1)], line[match.end(1) :], json.loads(match[1])
+def _spliced(line: bytes, audio: str, here: str, home: str) -> bytes:
+    """A line of a manifest in ``here`` as it must be in one in ``home``: only its paths differ."""
+    match = PLAIN.search(line) if line.count(b'"audio_filepath"') == line.count(b"{") == 1 else None
+    if match and b'"text_filepath"' not in line:
+        found = [(match.start(1), match.end(1), json.loads(match[1]), audio)]
     else:
-        text = line.decode()
-        start, end, value = _value(text)
-        before, after = text[:start].encode(), text[end:].encode()
-    if value == audio or str(value).startswith("~/"):
-        return line
-    return before + json.dumps(relative(folder, audio), ensure_ascii=False).encode() + after
+        values = _values(line.decode())
+        key = next(key for key in KEYS["audio"] if key in values)
+        found = [(*values[key], audio)]
+        if TEXT_FILE in values and isinstance(values[TEXT_FILE][2], str):
+            found.append((*values[TEXT_FILE], below(here, values[TEXT_FILE][2])))
+    for start, end, old, path in sorted(found, reverse=True):
+        if not (old.startswith("~/") or is_url(old) or os.path.isabs(old)):
+            line = line[:start] + json.dumps(relative(home, path), ensure_ascii=False).encode() + line[end:]
+    return line
 
 
-def _value(text: str) -> tuple[int, int, str]:
-    """Where the value of a line's recording begins and ends, and what it is."""
-    found: dict[str, tuple[int, int, str]] = {}
+def _values(text: str) -> dict[str, tuple[int, int, Any]]:
+    """Of each key of an object whose value is not null: the bytes where this begins and ends, and what it is."""
+    found: dict[str, tuple[int, int, Any]] = {}
     at = text.index("{") + 1
-    while '"' in text[at:]:
-        at = text.index('"', at)
-        key, at = scanstring(text, at + 1, False)
+    while (quote := text.find('"', at)) >= 0:
+        key, at = scanstring(text, quote + 1, False)
         at = text.index(":", at) + 1
         at += len(text[at:]) - len(text[at:].lstrip())
         value, end = DECODER.raw_decode(text, at)
+        found.pop(key, None)
         if value is not None:
-            found[key] = at, end, value
+            found[key] = len(text[:at].encode()), len(text[:end].encode()), value
         at = end
-    return next(found[key] for key in KEYS["audio"] if key in found)
+    return found
 
 
-def _made(index: Index, number: int, folder: Path) -> bytes:
+def _made(index: Index, number: int, home: str) -> bytes:
     """A line of what the index knows of a row."""
-    columns, row = Columns(index), index.row(number)
-    line: dict[str, Any] = {"audio_filepath": relative(folder, row.audio), "duration": row.duration}
+    row = index.row(number)
+    line: dict[str, Any] = {"audio_filepath": relative(home, row.audio), "duration": row.duration}
     line |= {"offset": row.offset} if row.offset else {}
-    line |= {columns.target: row.target, "id": row.id}
+    line |= {Columns(index).target: row.target, "id": row.id}
     further = {name: index.table[name][number].as_py() for name in index.columns}
     return json.dumps(line | {k: v for k, v in further.items() if v is not None}, ensure_ascii=False).encode()

@@ -6,11 +6,13 @@ import os
 
 import numpy as np
 import pytest
+import soundfile
 
 from anemone.data import lines
 from anemone.data.columns import opened
 from anemone.data.lines import write_lines, write_parts
 from anemone.errors import DataError
+from anemone.testing import speech
 
 LINES = [
     '{"audio_filepath": "clips/a.wav", "duration": 1.50, "text": "é \\u00e9", "n": 1e3}',
@@ -89,3 +91,40 @@ def test_a_mistake_leaves_what_was_there_and_nothing_else(index, tmp_path, monke
         )
     assert set(tmp_path.iterdir()) == before
     assert (tmp_path / "out.jsonl").read_text() == "old"
+
+
+def test_sets_of_other_formats_become_lines_of_what_is_known(tmp_path):
+    soundfile.write(tmp_path / "a.wav", speech(1.0), 16_000)
+    (tmp_path / "kaldi").mkdir()
+    (tmp_path / "kaldi/wav.scp").write_text(f"r1 {tmp_path}/a.wav\n")
+    (tmp_path / "kaldi/segments").write_text("u1 r1 0.25 0.75\nu2 r1 0.5 1.0\n")
+    (tmp_path / "kaldi/text").write_text("u1 one\nu2 two\n")
+    (tmp_path / "kaldi/utt2spk").write_text("u1 ann\nu2 bea\n")
+    index = opened([tmp_path / "kaldi"])
+    out = write_lines(index, np.array([1]), tmp_path / "out.jsonl")
+    row = {"audio_filepath": "a.wav", "duration": 0.5, "offset": 0.5, "text": "two", "id": "u2", "speaker": "bea"}
+    assert json.loads(out.read_text()) == row | {"recording": "r1"}
+    assert opened([out]).row(0)[:4] == index.row(1)[:4]
+
+
+def test_members_of_tars_become_places_in_them(tmp_path):
+    import tarfile
+
+    soundfile.write(tmp_path / "a.wav", speech(1.0), 16_000)
+    with tarfile.open(tmp_path / "audio_0.tar", "w") as tar:
+        tar.add(tmp_path / "a.wav", "a.wav")
+    row = {"audio_filepath": "a.wav", "duration": 1.0, "text": "one", "shard_id": 0}
+    (tmp_path / "tarred_audio_manifest.json").write_text(json.dumps(row) + "\n")
+    index = opened([tmp_path / "tarred_audio_manifest.json"])
+    again = opened([write_lines(index, np.array([0]), tmp_path / "new" / "out.jsonl")])
+    assert again.row(0)[:4] == index.row(0)[:4] and "?at=" in again.row(0).audio
+
+
+def test_texts_in_files_of_their_own_are_found_too(manifest, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/t.txt").write_text("said")
+    index = opened([manifest(['{"text_filepath": "t.txt", "audio_filepath": "é.wav", "duration": 1}'], "in/m.jsonl")])
+    out = write_lines(index, np.array([0]), tmp_path / "new" / "out.jsonl")
+    home = f"{tmp_path}/in"
+    assert out.read_text() == f'{{"text_filepath": "{home}/t.txt", "audio_filepath": "{home}/é.wav", "duration": 1}}\n'
+    assert opened([out]).row(0).target == "said"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from anemone.data.columns import Columns, slices
+from anemone.data.columns import Columns, slices, split_words
 from anemone.data.manifest import Index
 from anemone.data.quality.alphabet import alphabet, odd, shown
 from anemone.errors import DataError
@@ -98,8 +98,7 @@ def vocabulary(text: pa.ChunkedArray) -> dict[str, Any]:
     """Returns how many words there are, how many different ones, how many that come once, and the most frequent."""
     counts: Counter[str] = Counter()
     for piece in slices(len(text)):
-        words = pc.list_flatten(pc.utf8_split_whitespace(text[piece]))
-        found = pc.value_counts(words.combine_chunks() if isinstance(words, pa.ChunkedArray) else words)
+        found = pc.value_counts(pc.list_flatten(split_words(text[piece])))
         counts.update(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
     counts.pop("", None)
     counts.pop(None, None)  # type: ignore[call-overload]
