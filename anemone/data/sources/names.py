@@ -28,8 +28,8 @@ def expand(pattern: str) -> list[str]:
     if any({"{", "}"} & set(part) for part in parts[::2]):
         raise DataError(f"`{pattern}` must have braces that close, and none within others.")
     choices = [_choices(part, pattern) for part in parts[1::2]]
-    if (count := math.prod(len(choice) for choice in choices)) > MOST:
-        raise DataError(f"`{pattern}` must stand for at most {MOST} names, but stands for {count}.")
+    if math.prod(len(choice) for choice in choices) > MOST:
+        raise DataError(f"`{pattern}` must stand for at most {MOST} names, but stands for more.")
     return [
         "".join(part for pair in zip(parts[::2], [*found, ""], strict=True) for part in pair)
         for found in product(*choices)
@@ -44,7 +44,7 @@ def _choices(inside: str, pattern: str) -> list[str]:
         step = 1 if int(first) <= int(last) else -1
         numbers = range(int(first), int(last) + step, step)
         if len(numbers) > MOST:
-            raise DataError(f"`{pattern}` must stand for at most {MOST} names, but stands for {len(numbers)} or more.")
+            raise DataError(f"`{pattern}` must stand for at most {MOST} names, but stands for more.")
         return [f"{number:0{width}d}" for number in numbers]
     if not inside or ".." in inside:
         raise DataError(f"`{{{inside}}}` in `{pattern}` must be `{{0..127}}` or `{{a,b}}`.")
