@@ -30,6 +30,7 @@ class Epochs:
     def __getitem__(self, epoch: int) -> Plan:
         """The plan of an epoch."""
         if self._last is None or self._last[0] != epoch:
+            self._last = None  # two need not be there at a time
             lens, sets = self.text_lens, self.sets
             made = plan(self.index.durations, self.config, seed=self.seed, epoch=epoch, text_lens=lens, sets=sets)
             self._last = epoch, made
@@ -45,7 +46,7 @@ class Epochs:
         """Characters of each target (N,), where the plan asks for them."""
         if not self.config.reads_text:
             return None
-        lens: Numbers = pc.utf8_length(self.index.table["@target"]).to_numpy()
+        lens: Numbers = pc.fill_null(pc.utf8_length(self.index.table["@target"]), 0).to_numpy()
         return lens
 
     @cached_property
