@@ -1,4 +1,7 @@
-"""Measure a model on manifests: JSON lines with `audio_filepath` and `text` or `label`; or on texts, .txt or .jsonl."""
+"""Measure a model on manifests: JSON lines with `audio_filepath` and `text` or `label`; or on texts, .txt or .jsonl.
+
+Features of Kaldi are measured on where DATA is a feats.scp, or a folder with one and without wav.scp.
+"""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -8,6 +11,8 @@ from anemone.cli import positive
 if TYPE_CHECKING:
     from anemone.tasks.task import States, Task
 
+NORMS = ("none", "mean", "mean_and_variance")
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the verb takes."""
@@ -15,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", nargs="+", help="manifests or texts; assets/... lies in the package")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="rows at once (default 32)")
     parser.add_argument("--channel", type=int, metavar="N", help="which channel to hear, from 0 (default: their mean)")
+    parser.add_argument("--cmvn", choices=NORMS, default="none", help="what Kaldi's features are normalised by")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -26,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     from anemone.cli.table import table
 
     task = loaded(args.model)
-    from anemone.training.evaluation import states_of, summarize, told
+    from anemone.training.evaluation import evaluation_data, states_of, summarize, told
 
-    data = task.evaluation_data(batch_size=args.batch_size, channel=args.channel)
+    data = evaluation_data(task, args.data, batch_size=args.batch_size, channel=args.channel, cmvn=args.cmvn)
     states = states_of(task, args.data, data)
     metrics, rows = summarize(task, states), confusions(task, states)
     if args.json:

@@ -86,14 +86,13 @@ def _of_experiment(name: str, overrides: list[str]) -> "Task":
 
 def _labelled(config: "ExperimentConfig") -> "ExperimentConfig":
     """The experiment with the labels that training would find in its manifests."""
-    from anemone.data.manifest import Index
     from anemone.tasks.classification import ClassificationConfig
 
     task = config.task
     if not isinstance(task, ClassificationConfig) or task.labels:
         return config
     try:
-        labels = tuple(Index.read(config.data.train, target="label").labels)
+        labels = tuple(config.data.read(config.data.train, task).labels)
     except DataError as error:
         print(f"labels are known once there is data, so two stand in for them: {error}", file=sys.stderr)
         labels = ("one", "other")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from anemone.data.audio import waveform
 from anemone.data.batch import Batch, FeatureBatch
 from anemone.errors import DataError
+from anemone.features.given import Given
 from anemone.tasks.task import Task, inference, refuse_strangers
 from anemone.types import Chain
 
@@ -50,6 +51,11 @@ class SpeechTask(Task):
         stages = {"features": features, **({"spec_augment": augment.build()} if augment else {})}
         super().__init__(parts, Chain(**stages, encoder=encoder, head=head(encoder.d_model)))
         self.rate, self.hop = int(features.rate), int(features.hop)
+
+    @property
+    def hears(self) -> bool:
+        """Whether recordings go in; a model of given features takes those alone."""
+        return not isinstance(self.network.features, Given)
 
     def forward(self, audio: Tensor, audio_len: Tensor) -> Any:
         """Returns what the head returns.
@@ -101,8 +107,13 @@ class SpeechTask(Task):
 
         Raises:
             DataError: a single recording instead of a list, one that cannot be read, or one whose scores are not
-                finite; says which.
+                finite; says which. Or the model hears no recordings.
         """
+        if not self.hears:
+            raise DataError(
+                "the model was trained on features made elsewhere (`features.kind` is given), so it hears no "
+                "recordings: evaluate it on such features."
+            )
         if batch_size < 1:
             raise DataError(f"`batch_size` must be 1 or more, but is {batch_size!r} instead.")
         device = next(self.parameters()).device

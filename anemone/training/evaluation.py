@@ -7,8 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anemone.config import must
 from anemone.data import DataConfig, Examples, MicroBatch, StepLoader
+from anemone.data.kaldi.cmvn import Norm
+from anemone.data.kaldi.dataset import brings_features
+from anemone.data.kaldi.loader import KaldiDataConfig
 from anemone.data.problems import none_usable
+from anemone.tasks.speech import SpeechTask
 from anemone.tasks.task import States as States
 from anemone.tasks.task import Task, inference
 from anemone.training import ranks
@@ -28,24 +33,63 @@ def evaluate(
     num_workers: int = 0,
     precision: str = "32",
     skip_bad: bool = True,
+    cmvn: Norm = "none",
 ) -> dict[str, float]:
     """Measures a task on data it knows the answers to, on the device it is on.
 
     Args:
         task: any task.
-        manifests: paths, of texts where the task is one of text; ``assets/...`` is looked up inside the package.
+        manifests: paths; of texts where the task is one of text, of features where `evaluation_data` says so;
+            ``assets/...`` is looked up inside the package.
         batch_size: utterances or sequences a batch. No metric depends on it, unless the head pools over padding:
             models out of NeMo's archives do; with 1 they hear each recording alone.
         channel: which channel of the recordings to take, from 0; the mean of all if None.
         num_workers: processes that read ahead.
         precision: of the products.
         skip_bad: whether utterances that cannot be used are reported and left out, or refused.
+        cmvn: what features are normalised by, where they are Kaldi's.
 
     Raises:
         DataError: a manifest does not exist or holds nothing to use.
     """
-    data = task.evaluation_data(batch_size=batch_size, channel=channel, num_workers=num_workers, skip_bad=skip_bad)
+    data = evaluation_data(
+        task,
+        manifests,
+        batch_size=batch_size,
+        channel=channel,
+        num_workers=num_workers,
+        skip_bad=skip_bad,
+        cmvn=cmvn,
+    )
     return summarize(task, states_of(task, manifests, data, precision=precision))
+
+
+def evaluation_data(
+    task: Task,
+    manifests: Sequence[str | Path],
+    *,
+    batch_size: int,
+    channel: int | None = None,
+    num_workers: int = 0,
+    skip_bad: bool = True,
+    cmvn: Norm = "none",
+) -> Any:
+    """Returns how data are read to measure a task on them; arguments are those of `evaluate`.
+
+    They are Kaldi's features where all paths are of a ``feats.scp`` or of a data directory without ``wav.scp``, or
+    where the model hears no recordings.
+
+    Raises:
+        ConfigError: a setting that means nothing for the data.
+    """
+    if isinstance(task, SpeechTask) and (not task.hears or all(map(brings_features, manifests))):
+        must(channel is None, "channel", "left out where features are read", value=channel)
+        hop_ms = task.parts.features.hop_ms
+        return KaldiDataConfig(
+            hop_ms=hop_ms, cmvn=cmvn, eval_batch_size=batch_size, num_workers=num_workers, skip_bad=skip_bad
+        )
+    must(cmvn == "none", "cmvn", "none, as the data are no features", value=cmvn)
+    return task.evaluation_data(batch_size=batch_size, channel=channel, num_workers=num_workers, skip_bad=skip_bad)
 
 
 def states_of(task: Task, manifests: Sequence[str | Path], data: DataConfig, *, precision: str = "32") -> States:

@@ -171,6 +171,12 @@ class Matrices:
             return error
 
 
+def brings_features(path: str | Path) -> bool:
+    """Whether a path is that of a ``feats.scp``, or of a data directory that has one and no recordings."""
+    given = Path(path).expanduser()
+    return given.name == SCP or ((given / SCP).is_file() and not (given / "wav.scp").exists())
+
+
 def find_table(path: str | Path) -> Path:
     """Returns the ``feats.scp`` of a data directory, or of its own path.
 
@@ -206,6 +212,7 @@ def _build(tables: Sequence[Path], reading: Reading, fingerprint: str) -> pa.Tab
     width = _width(columns["@audio"][0]) if rows else None
     notes = {
         "width": width,
+        "sets": [*range(len(tables))],
         "problems": problems,
         "fingerprint": fingerprint,
         "sources": [os.fspath(table) for table in tables],
