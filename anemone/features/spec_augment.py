@@ -17,6 +17,9 @@ MAX_MASKS = 1_000
 class SpecAugmentConfig:
     """SpecAugment (arXiv:1904.08779) with adaptive time masks (arXiv:1912.05533), and Cutout (arXiv:1708.04552)."""
 
+    p: float = 1.0
+    """Probability that an utterance is changed."""
+
     num_freq_masks: int = 2
     """Bands of feature bins to hide in each utterance."""
 
@@ -42,6 +45,7 @@ class SpecAugmentConfig:
     """What stands in place of hidden features; 0 is the mean of normalised ones."""
 
     def __post_init__(self) -> None:
+        must(0 <= self.p <= 1, "p", "between 0 and 1", value=self.p)
         for name in ("num_freq_masks", "num_time_masks", "num_rect_masks"):
             must(0 <= getattr(self, name) <= MAX_MASKS, name, f"in 0..{MAX_MASKS}", value=getattr(self, name))
         for name in ("freq_width", "rect_freq", "rect_time"):
@@ -99,6 +103,8 @@ class SpecAugment(nn.Module):
             columns = segments(c.num_rect_masks, frames, long + 1, x.shape[2], reserve=long - 1)
             hidden = hidden | (rows.float().transpose(1, 2) @ columns.float() > 0.5)
         hidden = hidden & (torch.arange(x.shape[2], device=x.device) < frames[:, :, None])
+        if c.p < 1:
+            hidden = hidden & (torch.rand(x.shape[0], 1, 1, device=x.device) < c.p)
         return Augmented(x.masked_fill(hidden, c.mask_value), x_len)
 
 

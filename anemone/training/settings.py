@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anemone.config import compose, decode
+from anemone.config import Tree, compose, decode, must
 
 if TYPE_CHECKING:
     from anemone.training.experiment import ExperimentConfig
+
+SPEC_AUGMENT = "spec_augment"  # the step of a recipe that works on features
 
 
 def experiment(name: str, overrides: Sequence[str] = ()) -> "ExperimentConfig":
@@ -34,4 +36,26 @@ def experiment(name: str, overrides: Sequence[str] = ()) -> "ExperimentConfig":
         from anemone.training.convert import begun
 
         tree = begun(tree, Path(init))
-    return decode(ExperimentConfig, tree)
+    return decode(ExperimentConfig, with_features_augmented(tree))
+
+
+def with_features_augmented(tree: Tree) -> Tree:
+    """Moves SpecAugment from the recipe, ``data.augment``, to where features are computed, ``features.spec_augment``.
+
+    Raises:
+        ConfigError: both places have it, or it comes twice, or there are no features.
+    """
+    data, features = tree.get("data"), tree.get("features")
+    steps = data.get("augment") if isinstance(data, dict) else None
+    named = [{name: steps[name]} for name in steps] if isinstance(steps, dict) else steps
+    if not isinstance(data, dict) or not isinstance(named, list):
+        return tree
+    found = [step for step in named if step == SPEC_AUGMENT or (isinstance(step, dict) and SPEC_AUGMENT in step)]
+    if not found:
+        return tree
+    free = isinstance(features, dict) and features.get(SPEC_AUGMENT) is None
+    once = len(found) == 1 and free
+    must(once, "data.augment", "a recipe with `spec_augment` once, and no `features.spec_augment` beside", value=found)
+    settings = found[0].get(SPEC_AUGMENT) if isinstance(found[0], dict) else {}
+    left = [step for step in named if step not in found]
+    return tree | {"data": {**data, "augment": left}, "features": {**(features or {}), SPEC_AUGMENT: settings or {}}}

@@ -131,3 +131,9 @@ def test_impossible_settings_are_refused():
         decode(SpecAugmentConfig, {"num_freq_masks": -1})
     with pytest.raises(ConfigError, match=r"`freq_masks` is not a setting.*Did you mean `num_freq_masks`\?"):
         decode(SpecAugmentConfig, {"freq_masks": 2})
+
+
+def test_an_utterance_is_changed_with_its_probability():
+    augment = decode(SpecAugmentConfig, {"p": 0.3, "num_time_masks": 0, "num_freq_masks": 20}).build()
+    hidden = augment(torch.ones(400, 64, 4), torch.full((400,), 4)).x == 0
+    assert 80 <= int(hidden.any(2).any(1).sum()) <= 160

@@ -19,16 +19,34 @@ import numpy as np
 
 from anemone.config import decode_list, encode, kind_of, list_of_kind, must, refuse_code
 from anemone.data.audio import Signal
+from anemone.data.augmentation.pool import held
 from anemone.data.augmentation.step import Augmented, Clip, Drawn, StepConfig
-from anemone.data.files import digest, find
+from anemone.data.files import find
 
 __all__ = ["STEPS", "Augmented", "Clip", "Recipe", "StepConfig", "augment"]
 
 STEPS = {
     "speed": "anemone.data.augmentation.timing:SpeedConfig",
+    "tempo": "anemone.data.augmentation.timing:TempoConfig",
+    "pitch": "anemone.data.augmentation.timing:PitchConfig",
     "shift": "anemone.data.augmentation.timing:ShiftConfig",
+    "silence": "anemone.data.augmentation.timing:SilenceConfig",
+    "segment": "anemone.data.augmentation.timing:SegmentConfig",
     "gain": "anemone.data.augmentation.level:GainConfig",
+    "loudness": "anemone.data.augmentation.level:LoudnessConfig",
+    "clip": "anemone.data.augmentation.level:ClipConfig",
+    "low_pass": "anemone.data.augmentation.filters:LowPassConfig",
+    "high_pass": "anemone.data.augmentation.filters:HighPassConfig",
+    "band_pass": "anemone.data.augmentation.filters:BandPassConfig",
+    "telephone": "anemone.data.augmentation.codecs:TelephoneConfig",
+    "codec": "anemone.data.augmentation.codecs:CodecConfig",
     "white_noise": "anemone.data.augmentation.noise:WhiteNoiseConfig",
+    "pink_noise": "anemone.data.augmentation.noise:PinkNoiseConfig",
+    "noise": "anemone.data.augmentation.noise:NoiseConfig",
+    "babble": "anemone.data.augmentation.noise:BabbleConfig",
+    "room": "anemone.data.augmentation.rooms:RoomConfig",
+    "simulated_room": "anemone.data.augmentation.rooms:SimulatedRoomConfig",
+    "spec_augment": "anemone.features.spec_augment:SpecAugmentConfig",
 }
 VERSION = 1  # of what the steps compute; another number makes another digest
 
@@ -130,9 +148,9 @@ class Recipe:
             DataError: a manifest does not exist.
         """
         files = {name: file for name, step in self.waveform for file in step.files}
-        held = {name: digest(find(file, noun="manifest", pattern="*.json*")) for name, file in files.items()}
+        sets = {name: held(file) for name, file in files.items()}
         tree = [
-            [name, {**encode(step), **({"manifest": held[name]} if name in held else {})}]
+            [name, {**encode(step), **({"manifest": sets[name]} if name in sets else {})}]
             for name, step in zip(self.names, self.steps, strict=True)
         ]
         return hashlib.sha256(json.dumps([VERSION, tree]).encode()).hexdigest()[:16]

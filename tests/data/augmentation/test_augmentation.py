@@ -140,3 +140,12 @@ def test_every_step_says_what_it_does_and_can_be_written_down(name):
         return
     recipe = Recipe.parse([name])
     assert Recipe.parse(recipe.tree) == recipe and recipe.names == (name,)
+
+
+def test_steps_on_features_are_left_to_training_and_refused_on_disk(x):
+    recipe = Recipe.parse([{"gain": {"p": 1}}, {"spec_augment": {"num_freq_masks": 1}}])
+    assert recipe.online == ("spec_augment",)
+    assert list(augment(x, RATE, recipe, seed=0, id="a", copy=0).drawn) == ["gain"]
+    with pytest.raises(ConfigError, match=r"\['spec_augment'\] instead\. These change features"):
+        recipe.refuse_online()
+    Recipe.parse(["gain"]).refuse_online()
