@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +19,7 @@ import soundfile
 
 from anemone.data.columns import Columns, slices
 from anemone.data.locators import is_file, open_audio
-from anemone.data.manifest import Index
+from anemone.data.manifest import Index, Row
 from anemone.data.quality.rules import LIMITS, Found
 from anemone.errors import DataError
 
@@ -65,7 +65,7 @@ def measure(index: Index, *, jobs: int = 2, progress: Callable[[int], None] = la
     with ThreadPoolExecutor(jobs) as pool:
         try:
             for piece in slices(len(index), ROWS):
-                part = index.table.select(["@audio", "@offset", "@duration"])[piece]
+                part = index.rows(np.arange(piece.start, piece.stop))
                 waiting.append((piece, pool.submit(_measured, part)))
                 if len(waiting) > 2 * jobs:
                     take()
@@ -76,46 +76,48 @@ def measure(index: Index, *, jobs: int = 2, progress: Callable[[int], None] = la
     return found
 
 
-def _measured(rows: pa.Table) -> Measures:
+def _measured(rows: Sequence[Row]) -> Measures:
     """Some rows' pieces; a recording that several of them lie in is opened once."""
     found, opened, file = np.zeros(len(rows), MEASURE), "", None
-    for i, row in enumerate(rows.to_pylist()):
+    for i, row in enumerate(rows):
         try:
-            if file is None or row["@audio"] != opened:
-                file, opened = soundfile.SoundFile(open_audio(row["@audio"])), row["@audio"]
-            found[i] = _piece(file, row["@offset"], row["@duration"])
+            if file is None or row.audio != opened:
+                file, opened = soundfile.SoundFile(open_audio(row.audio)), row.audio
+            found[i] = _piece(file, row)
             if cut_short(opened):
                 found[i]["cause"] = CAUSES.index("truncated")
         except (soundfile.SoundFileError, OSError, DataError, TypeError, ValueError, RuntimeError, MemoryError):
             file = None
-            gone = is_file(row["@audio"]) and not os.path.isfile(row["@audio"])
-            empty = not gone and is_file(row["@audio"]) and not os.path.getsize(row["@audio"])
+            gone = is_file(row.audio) and not os.path.isfile(row.audio)
+            empty = not gone and is_file(row.audio) and not os.path.getsize(row.audio)
             cause = "missing-file" if gone else "empty-audio" if empty else "undecodable"
             found[i]["cause"] = CAUSES.index(cause)
     return found
 
 
-def _piece(file: soundfile.SoundFile, offset: float, duration: float) -> Measures:
-    """What a piece of an open recording holds."""
-    found = np.zeros((), MEASURE)
-    rate = file.samplerate
-    found["rate"], found["channels"], found["whole"] = rate, file.channels, file.frames / rate
-    start = min(round(offset * rate), file.frames)
-    wanted = min(round(min(duration, file.frames / rate + 1) * rate), file.frames - start)
+def _piece(file: soundfile.SoundFile, row: Row) -> Measures:
+    """What a piece of an open recording holds; of one channel, where the row says which."""
+    found, rate = np.zeros((), MEASURE), file.samplerate
+    if row.channel is not None and not 0 <= row.channel < file.channels:
+        raise DataError(f"has {file.channels} channels, but not number {row.channel}")
+    channels = file.channels if row.channel is None else 1
+    found["rate"], found["channels"], found["whole"] = rate, channels, file.frames / rate
+    start = min(round(row.offset * rate), file.frames)
+    wanted = min(round(min(row.duration, file.frames / rate + 1) * rate), file.frames - start)
     file.seek(start)
-    sums = _Sums(rate, file.channels)
+    sums = _Sums(rate, channels)
     while sums.frames < wanted:
         block = file.read(min(BLOCK, wanted - sums.frames), dtype="float32", always_2d=True)
         if not len(block):
             break
-        sums.add(block)
+        sums.add(block if row.channel is None else block[:, row.channel, None])
     if not sums.frames:
         found["cause"] = CAUSES.index("empty-audio")
         return found
     found["cause"] = CAUSES.index("not-finite" if not sums.finite else "truncated" if sums.frames < wanted else "")
     found["seconds"] = sums.frames / rate
-    found["peak"], found["clipped"] = sums.peak, sums.clipped / (sums.frames * file.channels)
-    found["rms"] = math.sqrt(sums.squares / (sums.frames * file.channels)) if sums.finite else 0
+    found["peak"], found["clipped"] = sums.peak, sums.clipped / (sums.frames * channels)
+    found["rms"] = math.sqrt(sums.squares / (sums.frames * channels)) if sums.finite else 0
     found["dc"] = float(np.abs(sums.sums).max()) / sums.frames if sums.finite else 0
     found["hash"] = np.void(sums.hash.digest())
     found["outline"] = outline(np.concatenate(sums.loudness))

@@ -56,6 +56,13 @@ def test_pieces_of_one_file_are_no_duplicates_and_their_file_may_be_longer(manif
     assert broken(validate({"set": opened([manifest(rows, "b.jsonl")])})) == {3: {"duplicate-piece", "duplicate-audio"}}
 
 
+def test_a_channel_that_is_chosen_is_heard_alone(manifest, folder):
+    row = {"audio_filepath": str(folder / "stereo.wav"), "duration": 1.0}
+    rows = [row | {"channel": i, "text": str(i), "offset": 0.001 * i} for i in range(3)]
+    found = broken(validate({"set": opened([manifest(rows)])}, ignore=["duplicate-piece"]))
+    assert found == {2: {"undecodable"}}
+
+
 def texts(*some: str) -> list[dict]:
     return [{"audio_filepath": f"{i}.wav", "duration": 1.0, "text": text} for i, text in enumerate(some)]
 
