@@ -124,7 +124,8 @@ class Augmentation(NamedTuple):
         Raises:
             DataError: it cannot be read.
         """
-        return _recordings(self.config.rate, self.config.channel).piece(row["audio"], row["offset"], row["duration"])
+        recordings = _recordings(self.config.rate, self.config.channel)
+        return recordings.piece(row["audio"], row["offset"], row["duration"], channel=row.get("channel"))
 
     def copy(self, audio: Signal, row: Line, number: int) -> tuple[npt.NDArray[np.int16], Line]:
         """Returns the samples of one copy, and what the manifest says of it."""
@@ -137,7 +138,7 @@ class Augmentation(NamedTuple):
             "id": f"{row['name']}_c{number}",
             "duration": round(len(samples) / config.rate, 6),
             self.target: row["target"],
-            **row["further"],
+            **{key: value for key, value in row["further"].items() if key != "channel"},
             "source": f"{row['source']}:{row['line']}",
             "source_id": row["id"],
             "copy": number,

@@ -59,11 +59,12 @@ def _draw(job: Job, out: Path, lines: list[Line], index: Index, heard: list[tupl
     from matplotlib.figure import Figure
 
     work: Any = job.work
-    draws = _draws(lines)
+    draws, columns = _draws(lines), 1 + SHOWN
+    heard = heard[: 1 + min(SHOWN, work.config.copies)]  # of one utterance
     panels = 1 + len(draws) + len(heard)
-    columns = 1 + min(SHOWN, work.config.copies)
     height = -(-panels // columns)
-    figure = Figure(figsize=(4 * columns, 2.4 * height), layout="constrained")
+    figure = Figure(figsize=(3.5 * columns, 2.5 * height), dpi=80)
+    figure.subplots_adjust(0.05, 0.25 / height, 0.99, 1 - 0.15 / height, 0.25, 0.5)
     axes = list(figure.subplots(height, columns, squeeze=False).flat)
     made = np.array([line["duration"] for line in lines])
     most = max(float(index.durations.max()), float(made.max(initial=0.0)))
@@ -80,7 +81,7 @@ def _draw(job: Job, out: Path, lines: list[Line], index: Index, heard: list[tupl
     for axis in axes[panels:]:
         axis.set_axis_off()
     path = jobs.draft(out, PICTURE)
-    figure.savefig(path, format="png", dpi=80, metadata={"Software": None})
+    figure.savefig(path, format="png", metadata={"Software": None})
     path.replace(out / PICTURE)
 
 
