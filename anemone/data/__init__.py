@@ -2,10 +2,10 @@
 
 Each kind has a config that reads its sets and makes its loaders; training knows data by the words below alone.
 
-Speech: ``audio`` decodes recordings, ``manifest`` (with ``jsonlines``) makes the columnar index, ``plan`` says which
-utterances go together, ``augment`` changes recordings in training, ``loader`` reads it all, in workers or not, into
-``batch``. Text: ``text`` makes a file of tokens, ``token_rows`` cuts it into rows, ``shuffle`` orders them and
-``tokens`` deals them out.
+Speech: ``audio`` decodes recordings, ``manifest`` (with ``jsonlines``) makes the columnar index, ``plan`` (with
+``buckets``, ``mixing``, ``padding`` and ``epochs``) says which utterances go together, ``augmentation`` changes
+recordings in training, ``loader`` reads it all, in workers or not, into ``batch``. Text: ``text`` makes a file of
+tokens, ``token_rows`` cuts it into rows, ``shuffle`` orders them and ``tokens`` deals them out.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
