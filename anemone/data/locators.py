@@ -138,7 +138,7 @@ def name_of(audio: str, offset: float) -> str:
         >>> name_of("talks/monday.flac", 0.0), name_of("talks/monday.flac", 12.5)
         ('monday', 'monday@12500')
     """
-    return Path(audio).stem + (f"@{round(1000 * offset)}" if offset else "")
+    return os.path.splitext(os.path.basename(audio))[0] + (f"@{round(1000 * offset)}" if offset else "")
 
 
 def suffix(text: str) -> str:

@@ -33,7 +33,8 @@ def parsed(line: bytes) -> dict[str, Any]:
     """
     try:
         row = json.loads(line.decode())
-        json.dumps(row, ensure_ascii=False).encode()
+        if b"\\u" in line:  # only so can half a pair be written
+            json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error.msg} at character {error.colno}") from error
     except UnicodeError as error:
@@ -67,8 +68,12 @@ def utterance(
     Raises:
         ValueError: a value is missing or impossible; says which.
     """
-    used = {field: next((key for key in names if row.get(key) is not None), None) for field, names in keys.items()}
-    value = {field: row[key] for field, key in used.items() if key is not None}
+    used, value = dict[str, str](), dict[str, Any]()
+    for field, names in keys.items():
+        for key in names:
+            if row.get(key) is not None:
+                used[field], value[field] = key, row[key]
+                break
     if audio is None:
         audio = below(folder, _text(value, used, "audio", keys))
     offset = _number(value, used, "offset", zero=True) or 0.0
@@ -108,9 +113,7 @@ def row_of(utterance: Utterance, audio: str, names: Mapping[str, str]) -> dict[s
     return own | {key: value for key, value in utterance.extra.items() if key not in {*own, *names.values()}}
 
 
-def _text(
-    value: Mapping[str, Any], used: Mapping[str, str | None], field: str, keys: Mapping[str, Sequence[str]]
-) -> str:
+def _text(value: Mapping[str, Any], used: Mapping[str, str], field: str, keys: Mapping[str, Sequence[str]]) -> str:
     """A string that is not empty."""
     found = value.get(field)
     if found is None:
@@ -124,9 +127,7 @@ def _text(
     return found
 
 
-def _number(
-    value: Mapping[str, Any], used: Mapping[str, str | None], field: str, *, zero: bool = False
-) -> float | None:
+def _number(value: Mapping[str, Any], used: Mapping[str, str], field: str, *, zero: bool = False) -> float | None:
     """A number, also one that is written as a string; above 0, or 0 too."""
     found = value.get(field)
     if found is None or found == "":

@@ -39,22 +39,20 @@ def read_csv(path: str | Path) -> Iterator[Utterance | Problem]:
     """
     for name in expand(os.fspath(path)):
         folder = folder_of(name)
+        make = partial(_clip if os.path.isdir(os.path.join(folder, CLIPS)) else utterance, folder=folder, keys=TABLE)
         for number, row in table(name):
-            if isinstance(row, Problem):
-                yield row
-            else:
-                yield made(partial(_clip, row, folder), name, number)
+            yield row if isinstance(row, Problem) else made(partial(make, row), name, number)
 
 
-def _clip(row: dict[str, Any], folder: str) -> Utterance:
+def _clip(row: dict[str, Any], folder: str, keys: Mapping[str, Sequence[str]]) -> Utterance:
     """A row's utterance; Common Voice's paths lead from a folder of clips, old ones without an ending."""
-    key = next((key for key in TABLE["audio"] if row.get(key) is not None), None)
+    key = next((key for key in keys["audio"] if row.get(key) is not None), None)
     path = row[key] if key else None
     if isinstance(path, str) and not is_url(path) and "\0" not in path and not os.path.isabs(path):
         clip = os.path.join(folder, CLIPS, path)
         clip = clip if os.path.exists(clip) or not os.path.exists(clip + ".mp3") else clip + ".mp3"
-        return utterance(row, folder, TABLE, audio=clip if os.path.exists(clip) else below(folder, path))
-    return utterance(row, folder, TABLE)
+        return utterance(row, folder, keys, audio=clip if os.path.exists(clip) else below(folder, path))
+    return utterance(row, folder, keys)
 
 
 def table(path: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
