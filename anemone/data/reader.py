@@ -33,7 +33,7 @@ class Reader(Dataset[Loaded]):
 
     def __init__(self, index: Index, recordings: Recordings, encode: Encode, *, recipe: Recipe, seed: int) -> None:
         self.index, self.recordings, self.encode = index, recordings, encode
-        self.recipe, self.seed = recipe, seed
+        self.recipe, self.seed = recipe.opened(recordings.rate), seed
 
     def __getitem__(self, key: Key) -> Loaded:
         """Returns the micro-batch of some rows, None if none of them can be used, and what is wrong with the others."""
@@ -42,7 +42,7 @@ class Reader(Dataset[Loaded]):
         for number, copy, row in zip(numbers.tolist(), copies.tolist(), self.index.rows(numbers), strict=True):
             try:
                 tokens = self.encode(row.target)
-                clip = self.recordings.piece(row.audio, row.offset, row.duration)
+                clip = self.recordings.piece(row.audio, row.offset, row.duration, channel=row.channel)
             except DataError as error:
                 failures.append((number, str(error)))
                 continue

@@ -344,3 +344,10 @@ def test_what_is_too_short_or_too_long_is_counted_once_with_the_limits(index, ca
 def test_impossible_settings_are_refused(tree, message):
     with pytest.raises(ConfigError, match=message):
         decode(SpeechDataConfig, tree, "data")
+
+
+def test_a_recipe_s_manifests_are_opened_before_the_first_batch(index):
+    recipe = Recipe.parse([{"noise": {"manifest": "nothing.jsonl"}}])
+    with pytest.raises(DataError, match=r"`nothing\.jsonl` must be a manifest that exists"):
+        Loader(index, SpeechDataConfig(augment=recipe.steps), encode, training=True)
+    Loader(index, SpeechDataConfig(augment=recipe.steps), encode, training=False)

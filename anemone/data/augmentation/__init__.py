@@ -19,7 +19,7 @@ import numpy as np
 
 from anemone.config import decode_list, encode, kind_of, list_of_kind, must, refuse_code
 from anemone.data.audio import Signal
-from anemone.data.augmentation.pool import held
+from anemone.data.augmentation.pool import held, pool
 from anemone.data.augmentation.step import Augmented, Clip, Drawn, StepConfig
 from anemone.data.files import find
 
@@ -133,6 +133,19 @@ class Recipe:
             value=list(self.online),
             hint="These change features, in training alone: take them out here, and name them under `data.augment`.",
         )
+
+    def opened(self, rate: int) -> Self:
+        """Returns the recipe itself after opening the sets its steps read, so that a mistake in one is told at once.
+
+        Args:
+            rate: samples per second of what is to be augmented.
+
+        Raises:
+            DataError: a set does not exist, or cannot be used.
+        """
+        for path in {path for _, step in self.waveform for path in step.files}:
+            pool(path, rate)
+        return self
 
     @property
     def tree(self) -> list[dict[str, Any]]:

@@ -135,6 +135,8 @@ def test_the_digest_knows_what_a_manifest_holds_and_not_where_it_lies(tmp_path, 
 def test_bad_manifests_are_refused(text, message, tmp_path, step, x):
     (tmp_path / "bad.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
+        Recipe.parse([{"noise": {"manifest": str(tmp_path / "bad.jsonl")}}]).opened(RATE)
+    with pytest.raises(DataError, match=message):
         step(x, "noise", manifest=str(tmp_path / "bad.jsonl"))
     with pytest.raises(DataError, match=r"bad\.json` must be a manifest that exists\. Did you mean `.*bad\.jsonl`"):
         step(x, "noise", manifest=str(tmp_path / "bad.json"))
