@@ -54,6 +54,11 @@ class _Lines:
             print(f"{self.done} of {total} {self.noun}, {left} left", file=sys.stderr, flush=True)
 
 
+def length(seconds: float) -> str:
+    """Returns how much audio it is, in hours or seconds."""
+    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds:.1f} s"
+
+
 def left_out(number: int, where: str) -> int:
     """Says how many rows could not be used, if any, and returns the exit status: 1 then, else 0."""
     if number:

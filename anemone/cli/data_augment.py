@@ -11,7 +11,7 @@ moment, the same command goes on, to the same bytes.
 import argparse
 
 from anemone.cli import positive
-from anemone.cli.bar import bar, left_out
+from anemone.cli.bar import bar, left_out, length
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +65,6 @@ def run(args: argparse.Namespace) -> int:
     )
     with bar() as tell:
         report = augment_offline(args.source, args.out, config, engine=engine(args.engine, args.jobs), tell=tell)
-    before, after = (f"{seconds / 3600:.2f} h" for seconds in report.seconds)
+    before, after = map(length, report.seconds)
     print(f"{report.rows} utterances of {before} became {report.lines} of {after}: {report.manifest}")
     return left_out(len(report.problems), f"{report.manifest.with_name('problems.jsonl')}")

@@ -11,7 +11,7 @@ are; pieces of longer ones are cut out. Killed at any moment, the same command g
 import argparse
 
 from anemone.cli import positive
-from anemone.cli.bar import bar, left_out
+from anemone.cli.bar import bar, left_out, length
 from anemone.cli.data_augment import add_engine
 
 
@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
     does = engine(args.engine, args.jobs)
     with bar() as tell:
         report = shard(args.source, args.out, shards=args.shards, shard_mb=args.shard_mb, engine=does, tell=tell)
-    print(f"{report.lines} utterances of {report.seconds[1] / 3600:.2f} h: {report.manifest}")
+    print(f"{report.lines} utterances of {length(report.seconds[1])}: {report.manifest}")
     return left_out(len(report.problems), f"{report.manifest.with_name('problems.jsonl')}")

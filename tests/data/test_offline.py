@@ -25,7 +25,7 @@ from anemone.data.loader import Loader, SpeechDataConfig
 from anemone.data.manifest import Index
 from anemone.data.offline import OfflineConfig, augment_offline, pcm16
 from anemone.data.sharding import shard
-from anemone.errors import DataError
+from anemone.errors import ConfigError, DataError
 from anemone.testing import speech
 
 STEPS = [
@@ -138,6 +138,11 @@ def test_a_folder_holds_one_job(source, tmp_path):
     for other in [{"seed": 1}, {"copies": 3}, {"recipe": Recipe.parse(STEPS[:1])}, {"format": "flac"}]:
         with pytest.raises(DataError, match=f"holds another job: .*`{next(iter(other))}` was .* Give another folder"):
             make(source, tmp_path / "out", **{"copies": 1, **other})
+
+
+def test_steps_that_work_on_features_are_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"recipe.*\['spec_augment'\]"):
+        config(recipe=Recipe.parse([*STEPS, "spec_augment"]))
 
 
 def test_a_folder_with_something_else_in_it_is_refused(source):
