@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch.utils.data import DataLoader, Sampler
-
 from anemone.config import EMPTY, list_of_kind, must
 from anemone.data.audio import Recordings
 from anemone.data.augmentation import STEPS, Recipe, StepConfig
@@ -19,8 +16,9 @@ from anemone.data.epochs import Epochs, Key
 from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig
 from anemone.data.problems import HOPELESS, SHOWN, Problem, log, none_usable, report, say_left_out
-from anemone.data.reader import Encode, Loaded, Reader, pack, unpack
+from anemone.data.reader import Encode, Loaded, Reader
 from anemone.data.steps import Steps
+from anemone.data.workers import Workers
 
 if TYPE_CHECKING:
     from anemone.data.kaldi.loader import KaldiDataConfig
@@ -160,8 +158,7 @@ class Loader(Steps):
         self._plan_said = rank > 0
         self._plans = Epochs(index, config.plan if training else evaluation, seed=seed)
         self._reader = config.reader(index, encode, training=training, seed=seed, shared=shared)
-        self._keys = _Keys()
-        self._workers: DataLoader[Any] | None = None
+        self._workers: Workers | None = None
 
     def num_batches(self, epoch: int) -> int:
         """Micro-batches of an epoch; with a budget in seconds they vary from epoch to epoch."""
@@ -206,18 +203,9 @@ class Loader(Steps):
         """Reads micro-batches in order, here or in workers that live as long as the loader."""
         if not self.config.num_workers:
             return map(self._reader.__getitem__, keys)
-        self._keys.keys = keys
         if self._workers is None:
-            self._workers = DataLoader(
-                self._reader,
-                batch_size=None,
-                sampler=self._keys,
-                num_workers=self.config.num_workers,
-                persistent_workers=True,
-                collate_fn=pack,
-                generator=torch.Generator(),  # or each epoch would draw from the global one
-            )
-        return (unpack(packed) for packed in self._workers)
+            self._workers = Workers(self._reader, self.config.num_workers)
+        return self._workers.load(keys, self.index.name)
 
     def _accept(
         self, batch: Batch | FeatureBatch | None, failures: list[tuple[int, str]]
@@ -244,16 +232,3 @@ class Loader(Steps):
             raise none_usable(len(self.bad), self.problems)
         if len(self.problems) > before:
             say_left_out(len(self.problems), len(self.index))
-
-
-class _Keys(Sampler[Key]):
-    """Hands the workers the micro-batches of the epoch that is asked for now."""
-
-    def __init__(self) -> None:
-        self.keys: list[Key] = []
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self.keys)
-
-    def __len__(self) -> int:
-        return len(self.keys)
