@@ -5,7 +5,7 @@ bits. Each side is a process that does the job when told to, with so many proces
 first repetition are not timed. Ours makes its manifest, picture and samples within the time. sox gets its commands
 ready made: what gain a noise needs is worked out before.
 
-    python benchmarks/data/augment.py --ours PYTHON --peer PYTHON [--sox sox] [--number 500] [--rounds 5] [--jobs 2]
+    python benchmarks/data/augment.py --ours PYTHON --peer PYTHON [--sox sox] [--number 1000] [--rounds 5] [--jobs 2]
 """
 
 import argparse
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--ours", required=True, help="Python of our environment")
     parser.add_argument("--peer", required=True, help="Python of the peer's environment, with NeMo and Lhotse")
     parser.add_argument("--sox", default="sox", help="the program")
-    parser.add_argument("--number", type=int, default=500, help="utterances")
+    parser.add_argument("--number", type=int, default=1000, help="utterances")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="processes of each side")
     args = parser.parse_args()
