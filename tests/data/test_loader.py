@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from anemone.data.batch import Batch
 from anemone.data.loader import Loader, SpeechDataConfig
 from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig
+from anemone.data.tars import member
 from anemone.errors import ConfigError, DataError
 
 AUGMENT = Recipe.parse(["speed", "gain", "white_noise"]).steps
@@ -351,3 +353,43 @@ def test_a_recipe_s_manifests_are_opened_before_the_first_batch(index):
     with pytest.raises(DataError, match=r"`nothing\.jsonl` must be a manifest that exists"):
         Loader(index, SpeechDataConfig(augment=recipe.steps), encode, training=True)
     Loader(index, SpeechDataConfig(augment=recipe.steps), encode, training=False)
+
+
+# --- where and how recordings lie -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pieces_of_tars_channels_and_texts_of_any_language_come_as_the_rows_say(workers, x, tmp_path):
+    """Members by name and by place, a channel of the row's own, offsets far into a recording."""
+    soundfile.write(tmp_path / "двое.wav", np.stack([x, -0.5 * x], 1), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "long.flac", np.concatenate([np.zeros(600 * 16_000, np.float32), x, x]), 16_000)
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for name in ("long.flac", "двое.wav"):
+            tar.add(tmp_path / name, name)
+    place = str(member(tmp_path / "set.tar", "двое.wav")).removeprefix(f"{tmp_path}/")
+    texts = ["これは", "привет, мир", "naïve", "مرحبا", "e\u0301a \U0001f600"]
+    rows = [
+        {"audio_filepath": "двое.wav", "duration": 1.0, "channel": 1},
+        {"audio_filepath": "set.tar?member=двое.wav", "duration": 1.0, "channel": 0},
+        {"audio_filepath": place, "duration": 1.0},
+        {"audio_filepath": "long.flac", "offset": 600.5, "duration": 1.0},
+        {"audio_filepath": "set.tar?member=long.flac", "offset": 600.5, "duration": 1.0},
+    ]
+    lines = [
+        json.dumps(row | {"text": text}, ensure_ascii=i % 2 == 0)
+        for i, (row, text) in enumerate(zip(rows, texts, strict=True))
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines), "utf-8")
+    index = Index.read([tmp_path / "m.jsonl"], target="text")
+    config = SpeechDataConfig(plan=PlanConfig(batch_size=2), num_workers=workers)
+    each = Loader(index, config, lambda text: [*text.encode()], training=True)
+    clips, said = {}, {}
+    for step in each:
+        for batch in step:
+            for i, row in enumerate(batch.rows.tolist()):
+                clips[row] = batch.audio[i, : batch.audio_len[i]].numpy()
+                said[row] = bytes(batch.targets[i, : batch.target_len[i]].tolist()).decode()
+    assert not each.problems and [said[row] for row in range(5)] == texts
+    far = np.concatenate([x, x])[8_000:24_000]
+    for row, expected in enumerate([-0.5 * x, x, 0.25 * x, far, far]):
+        assert np.abs(clips[row] - expected).max() < 2**-15, row
