@@ -26,6 +26,32 @@ if TYPE_CHECKING:
 MAX_RATE = 384_000
 
 
+def make_loader(
+    self: "SpeechDataConfig | KaldiDataConfig",
+    index: Index,
+    encode: Encode,
+    *,
+    training: bool,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    batches_per_step: int | None = None,
+    shared: Any = None,
+) -> "Loader":
+    """Makes the loader of one rank; see `Loader`."""
+    return Loader(
+        index,
+        self,
+        encode,
+        training=training,
+        seed=seed,
+        rank=rank,
+        world=world,
+        batches_per_step=batches_per_step,
+        shared=shared,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpeechDataConfig:
     """Where recordings are and how they are read."""
@@ -96,30 +122,7 @@ class SpeechDataConfig:
         share = self.cache_mb / (self.num_workers * loaders) if self.num_workers else self.cache_mb
         return Recordings(self.rate, channel=self.channel, cache_mb=share)
 
-    def loader(
-        self,
-        index: Index,
-        encode: Encode,
-        *,
-        training: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        batches_per_step: int | None = None,
-        shared: Recordings | None = None,
-    ) -> "Loader":
-        """Makes the loader of one rank; see `Loader`."""
-        return Loader(
-            index,
-            self,
-            encode,
-            training=training,
-            seed=seed,
-            rank=rank,
-            world=world,
-            batches_per_step=batches_per_step,
-            shared=shared,
-        )
+    loader = make_loader
 
 
 class Loader(Steps):

@@ -15,7 +15,7 @@ from anemone.data.batch import collate_features
 from anemone.data.epochs import Key
 from anemone.data.kaldi.cmvn import Norm
 from anemone.data.kaldi.dataset import KaldiFeatureDataset, Matrices
-from anemone.data.loader import Loader
+from anemone.data.loader import make_loader
 from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig
 from anemone.data.reader import Encode, Loaded
@@ -96,30 +96,7 @@ class KaldiDataConfig:
         """Makes what reads the utterances of a micro-batch; arguments are those of `loader`."""
         return FeatureReader(index, shared or self.shared(), encode, self)
 
-    def loader(
-        self,
-        index: Index,
-        encode: Encode,
-        *,
-        training: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        batches_per_step: int | None = None,
-        shared: Matrices | None = None,
-    ) -> Loader:
-        """Makes the loader of one rank; see `Loader`."""
-        return Loader(
-            index,
-            self,
-            encode,
-            training=training,
-            seed=seed,
-            rank=rank,
-            world=world,
-            batches_per_step=batches_per_step,
-            shared=shared,
-        )
+    loader = make_loader
 
 
 class FeatureReader(Dataset[Loaded]):
