@@ -3,23 +3,26 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from anemone.data.files import digest, find
-from anemone.data.jsonlines import OWN, TEXT_FILE, parse, text_of
+from anemone.data.jsonlines import OWN, TEXT_FILE, may_have_lost_digits, parse, text_of
 from anemone.data.locators import below, is_url
+from anemone.data.problems import Problem
 from anemone.data.sources import source
 from anemone.data.sources.detect import detect
-from anemone.data.sources.lines import folder_of, local, read
+from anemone.data.sources.lines import folder_of, local, pieces
 from anemone.data.sources.names import expand
-from anemone.data.sources.tabled import state, tabled
+from anemone.data.sources.tabled import Columns, state, tabled
 from anemone.data.sources.tarred import TARS
 
+BLOCK = 1 << 25  # bytes of lines that are parsed at once
 HASHED = ("jsonl", "csv", "lhotse")  # formats known by what they hold; others, by sizes and times
 
 
@@ -62,12 +65,8 @@ def build(parts: Sequence[Part], target: str) -> pa.Table:
     """Parses manifests into the table of an index, of one chunk a column."""
     tables, prints, problems = list[pa.Table](), list[str](), list[tuple[str, int, str]]()
     for number, part in enumerate(parts):
-        found: Sequence[pa.Table]
-        wrong: Sequence[tuple[str, int, str]]
         if part.kind == "jsonl":
-            data = Path(part.path).read_bytes() if _is_plain(part.path) else read(part.path)
-            table, causes = parse(data, folder_of(part.path), target)
-            found, wrong = [table], [(part.path, line, cause) for line, cause in causes]
+            found, wrong = _parsed(part.path, target)
             prints.append(part.state)
         else:
             found, wrong = tabled(source(part.kind).read(part.path), part.path, target)
@@ -86,9 +85,28 @@ def build(parts: Sequence[Part], target: str) -> pa.Table:
     return table.replace_schema_metadata({"anemone": json.dumps(notes)})
 
 
-def _is_plain(path: str) -> bool:
-    """Whether a file lies here as it is."""
-    return not path.endswith(".gz") and not is_url(path)
+def _parsed(path: str, target: str) -> Columns:
+    """The lines of a manifest of JSON lines, block by block: an odd line costs time in its block alone."""
+    columns, folder = Columns([], []), folder_of(path)
+    for before, block in _blocks(path):
+        table, causes = parse(block, folder, target)
+        lines = pc.add(table["@line"], before).cast(pa.int32())
+        columns.parts.append(table.set_column(table.column_names.index("@line"), "@line", lines))
+        columns.problems.extend(Problem(path, before + line, cause) for line, cause in causes)
+    return columns
+
+
+def _blocks(path: str) -> Iterator[tuple[int, bytes]]:
+    """Whole lines of a file, some megabytes at a time, each with the number of lines before; one block at least."""
+    before, size, rest = 0, 0, list[bytes]()
+    for piece in pieces(path):
+        rest.append(piece)
+        size += len(piece)
+        if size >= BLOCK and b"\n" in piece:
+            whole, newline, tail = b"".join(rest).rpartition(b"\n")
+            yield before, whole + newline
+            before, size, rest = before + whole.count(b"\n") + 1, len(tail), [tail]
+    yield before, b"".join(rest)
 
 
 def _print(tables: Sequence[pa.Table]) -> str:
@@ -115,16 +133,24 @@ def state_of_texts(table: pa.Table, sources: Sequence[str]) -> str | None:
 
 
 def _joined(parts: list[pa.Table]) -> pa.Table:
-    """One table of several; a key with different types in different manifests becomes strings."""
+    """One table of several; a key whose types have no type in common that keeps all values becomes strings."""
+    kinds: dict[str, set[pa.DataType]] = {}
+    for field in (field for part in parts for field in part.schema):
+        kinds.setdefault(field.name, set()).add(field.type)
+    for name in [name for name, types in kinds.items() if len(types) > 1 and not _common(parts, name)]:
+        parts = [_as_text(part, name) if name in part.column_names else part for part in parts]
+    return pa.concat_tables(parts, promote_options="permissive")
+
+
+def _common(parts: list[pa.Table], name: str) -> bool:
+    """Whether the values of a key can be one column."""
+    columns = [part.select([name]) for part in parts if name in part.column_names]
     try:
-        return pa.concat_tables(parts, promote_options="permissive")
+        kind = pa.concat_tables(columns, promote_options="permissive").schema.field(name).type
     except pa.ArrowException:
-        kinds: dict[str, set[str]] = {}
-        for field in (field for part in parts for field in part.schema):
-            kinds.setdefault(field.name, set()).add(str(field.type))
-        for name in [name for name, types in kinds.items() if len(types) > 1]:
-            parts = [_as_text(part, name) if name in part.column_names else part for part in parts]
-        return pa.concat_tables(parts, promote_options="default")
+        return False
+    whole = [column[name] for column in columns if pa.types.is_integer(column.schema.field(name).type)]
+    return not pa.types.is_floating(kind) or not any(map(may_have_lost_digits, whole))
 
 
 def _as_text(table: pa.Table, name: str) -> pa.Table:

@@ -66,7 +66,7 @@ def _fast(data: bytes, target: str) -> tuple[pa.Table, list[Cause]] | None:
     except (pa.ArrowException, UnicodeError):
         return None
     odd = [field for field in raw.schema if "timestamp" in str(field.type)]
-    odd += [field for field in raw.schema if any(map(_may_have_lost_digits, _doubles(raw[field.name])))]
+    odd += [field for field in raw.schema if any(map(may_have_lost_digits, _doubles(raw[field.name])))]
     labels = [raw[key] for key in KEYS[target] if key in raw.column_names]
     labels += [raw[TEXT_FILE]] if target == "text" and TEXT_FILE in raw.column_names else []
     readable = all(str(column.type) in {"string", "int64", "null"} for column in labels)
@@ -112,8 +112,8 @@ def _doubles(column: Any) -> Iterator[Any]:
                 yield from _doubles(value)
 
 
-def _may_have_lost_digits(column: Any) -> bool:
-    """Whether integers that a double cannot hold may have come as doubles."""
+def may_have_lost_digits(column: Any) -> bool:
+    """Whether a column of numbers has some that a double may not hold exactly."""
     largest = pc.max(pc.abs(column)).as_py()
     return largest is not None and not largest < 2**53
 

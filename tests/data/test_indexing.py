@@ -86,6 +86,31 @@ def test_a_channel_of_a_row_is_its_own(tmp_path, ours):
     assert [row.channel for row in Index.read([tmp_path / "a.csv"], target="text").rows([1, 0])] == [0, None]
 
 
+def test_blocks_of_lines_give_what_the_whole_gives(tmp_path, manifest, monkeypatch):
+    """Types that differ from block to block, odd lines, digits that a double loses, lines longer than a block."""
+    values = [1, 2.5, "x", None, 2**53 + 1, True, "y" * 900]
+    rows = [
+        {
+            "audio_filepath": f"{i}.wav",
+            "duration": 1 + i % 2 / 2,
+            "text": f"{i}",
+            "k": values[i % 7],
+            "n": [i, 0.5][i % 2],
+        }
+        for i in range(60)
+    ] + ["{", "", {"duration": 1}]
+    path = manifest([row | {"b": 2**53 + i} if i < 30 else row | {"b": 0.5} for i, row in enumerate(rows[:60])] + rows)
+    whole = Index.read([path], target="text")
+    monkeypatch.setattr("anemone.data.indexing.BLOCK", 500)
+    monkeypatch.setattr("anemone.data.sources.lines.PIECE", 300)
+    monkeypatch.setenv("ANEMONE_CACHE", str(tmp_path / "other"))
+    pieces = Index.read([path], target="text")
+    assert pieces.problems == whole.problems and [problem.line for problem in whole.problems] == [121, 123]
+    for name in whole.table.column_names:
+        assert pieces.table[name].to_pylist() == whole.table[name].to_pylist(), name
+    assert pieces.fingerprint == whole.fingerprint
+
+
 def test_texts_in_files_are_read_and_never_stale(tmp_path, manifest):
     (tmp_path / "a.txt").write_text("eins\n")
     row = {"audio_filepath": "a.wav", "duration": 1.0}

@@ -41,15 +41,6 @@ def pieces(path: str) -> Generator[bytes, None, None]:
         raise DataError(f"`{path}` cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def read(path: str) -> bytes:
-    """Returns all that a file holds, unpacked.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    return b"".join(pieces(path))
-
-
 def lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Yields the lines that are not blank, each with its number from 1.
 
