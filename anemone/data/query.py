@@ -4,7 +4,7 @@ The condition may come from anybody, so it is parsed first, by DuckDB, and what 
 expression of comparisons, arithmetic and the functions listed here, over the columns of the data set. A subquery, a
 table, another statement, an aggregate, a variable of the machine has no place in such a tree. It then runs without
 files, extensions or settings, in bounded time and memory. Functions whose result can be much longer than what they are
-given (``repeat``, ``replace``, ``||``) are not on the list: DuckDB's limit of memory does not hold inside a function.
+given (``repeat``, ``replace``, ``||``, ``string_split``) are not on the list: DuckDB's limit of memory does not hold inside a function.
 """
 
 import json
@@ -34,7 +34,7 @@ WORDS = {  # what may be called, and cast to
     "numbers": "abs ceil ceiling floor round sign sqrt ln log log2 log10 exp pow power greatest least isnan isinf "
     "isfinite",
     "texts": "length len strlen lower upper lcase ucase trim ltrim rtrim left right substring substr contains "
-    "starts_with ends_with prefix suffix strpos position instr string_split str_split split_part regexp_matches "
+    "starts_with ends_with prefix suffix strpos position instr split_part regexp_matches "
     "regexp_full_match regexp_extract unicode ascii strip_accents nfc_normalize ifnull",
     "lists": "list_contains list_has array_contains array_length list_min list_max list_sum list_avg",
     "types": "boolean bool tinyint smallint integer bigint hugeint utinyint usmallint uinteger ubigint int int2 int4 "
@@ -95,10 +95,10 @@ def select(
         threads: that DuckDB may use.
 
     Raises:
-        ConfigError: no such expression, something in it that is not allowed, an unknown name, or too long or large.
+        ConfigError: no such expression, something in it that is not allowed, an unknown name, too long or large, or
+            DuckDB is not installed.
     """
-    import duckdb
-
+    duckdb = _duckdb()
     with duckdb.connect(":memory:", config={"threads": threads, "memory_limit": f"{memory_mb}MB"}) as db:
         _lock(db)
         tree, names = _checked(db, condition, Columns(index))
@@ -119,6 +119,15 @@ def select(
         finally:
             watch.cancel()
     return np.sort(np.asarray(found, np.int64))
+
+
+def _duckdb() -> Any:
+    """The module, where it is installed."""
+    try:
+        import duckdb
+    except ImportError as error:
+        raise ConfigError("conditions need DuckDB: `pip install anemone[query]`.") from error
+    return duckdb
 
 
 def _lock(db: Any) -> None:

@@ -1,6 +1,7 @@
 """Conditions: which rows they hold for; what is hostile is refused before it runs, in little time and memory."""
 
 import json
+import sys
 import time
 
 import numpy as np
@@ -125,6 +126,7 @@ length(lpad('x', 1000000000, 'x')) > 1
 length(replace(replace(text, 'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa')) > 1
 length(format('{:1000000000}', 'a')) > 1
 text || text = 'a'
+len(string_split(text, '')) > 1
 len(range(1000000000)) > 1
 range(1000000000)[1] = 1
 unnest([1, 2]) = 1
@@ -234,3 +236,9 @@ def test_columns_have_the_names_of_keys(index):
     assert columns["source"][0].as_py().endswith("manifest.jsonl")
     with pytest.raises(DataError, match="Did you mean `speaker`"):
         columns["speakers"]
+
+
+def test_without_duckdb_the_extra_is_named(index, monkeypatch):
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(ConfigError, match=r"pip install anemone\[query\]"):
+        select(index, "true")
