@@ -43,11 +43,11 @@ class Reader(Dataset[Loaded]):
             try:
                 tokens = self.encode(row.target)
                 clip = self.recordings.piece(row.audio, row.offset, row.duration, channel=row.channel)
+                if self.recipe.waveform:
+                    clip = augment(clip, self.recordings.rate, self.recipe, seed=self.seed, id=row.id, copy=copy).audio
             except DataError as error:
                 failures.append((number, str(error)))
                 continue
-            if self.recipe.waveform:
-                clip = augment(clip, self.recordings.rate, self.recipe, seed=self.seed, id=row.id, copy=copy).audio
             clips.append(clip)
             targets.append(tokens)
             rows.append(number)

@@ -393,3 +393,15 @@ def test_pieces_of_tars_channels_and_texts_of_any_language_come_as_the_rows_say(
     far = np.concatenate([x, x])[8_000:24_000]
     for row, expected in enumerate([-0.5 * x, x, 0.25 * x, far, far]):
         assert np.abs(clips[row] - expected).max() < 2**-15, row
+
+
+def test_noise_that_cannot_be_read_costs_the_utterances_that_drew_it_and_no_other(index, tmp_path, x):
+    soundfile.write(tmp_path / "good.wav", x, 16_000)
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    rows = [{"audio_filepath": name, "duration": 0.5} for name in ("good.wav", "bad.wav")]
+    (tmp_path / "noise.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = Recipe.parse([{"noise": {"manifest": str(tmp_path / "noise.jsonl"), "p": 1}}])
+    reading = Loader(index, SpeechDataConfig(augment=recipe.steps), encode, training=True)
+    used = [number for step in reading for batch in step for number in batch.rows.tolist()]
+    assert 5 < len(used) < 32 and sorted([*used, *reading.bad]) == list(range(37))
+    assert all("bad.wav` cannot be decoded" in problem.cause for problem in reading.problems)

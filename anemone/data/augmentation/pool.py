@@ -34,17 +34,21 @@ class Pool:
 
         self.path, self.rate = path, rate
         place = os.fspath(where(path))
-        found = list(source(detect(place)).read(place))
-        problems = [row for row in found if isinstance(row, Problem)]
-        rows = [row for row in found if not isinstance(row, Problem)]
-        if problems or not rows:
-            raise DataError(
-                str(problems[0]) if problems else f"`{path}` must hold recordings, but there is none to use."
-            )
-        self._audio, self._ids = pa.array([row.audio for row in rows]), pa.array([row.id for row in rows])
-        self._places = np.array([[row.offset, row.duration or np.nan] for row in rows])
-        self._channels = [row.channel for row in rows]
-        self._speakers = pa.array([row.speaker for row in rows], pa.string())
+        names, places, self._channels = (
+            list[tuple[str, str, str | None]](),
+            list[tuple[float, float]](),
+            list[int | None](),
+        )
+        for row in source(detect(place)).read(place):
+            if isinstance(row, Problem):
+                raise DataError(str(row))
+            names.append((row.audio, row.id, row.speaker))
+            places.append((row.offset, row.duration or np.nan))
+            self._channels.append(row.channel)
+        if not names:
+            raise DataError(f"`{path}` must hold recordings, but there is none to use.")
+        self._audio, self._ids, self._speakers = (pa.array(column, pa.string()) for column in zip(*names, strict=True))
+        self._places = np.array(places)
         self._rows: dict[str, int] | None = None
         self._recordings = Recordings(rate, cache_mb=CACHE_MB)
 
