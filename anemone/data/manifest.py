@@ -99,7 +99,7 @@ class Index:
 
         parts = [part for number, manifest in enumerate(manifests) for part in parts_of(os.fspath(manifest), number)]
         home = os.path.expanduser("~")
-        key = json.dumps([VERSION, target, home, [[os.path.abspath(part.path), part[1:]] for part in parts]])
+        key = json.dumps([VERSION, target, home, [[os.path.abspath(part.path), *part] for part in parts]])
         path = cache_folder() / "index" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
         index = cls._open(path)
         if index is None or index._texts_changed():

@@ -4,7 +4,8 @@ The condition may come from anybody, so it is parsed first, by DuckDB, and what 
 expression of comparisons, arithmetic and the functions listed here, over the columns of the data set. A subquery, a
 table, another statement, an aggregate, a variable of the machine has no place in such a tree. It then runs without
 files, extensions or settings, in bounded time and memory. Functions whose result can be much longer than what they are
-given (``repeat``, ``replace``, ``||``, ``string_split``) are not on the list: DuckDB's limit of memory does not hold inside a function.
+given (``repeat``, ``replace``, ``||``, ``string_split``) are not on the list: DuckDB's limit of memory does not hold
+inside a function.
 """
 
 import json

@@ -221,3 +221,11 @@ def test_odd_lines_do_not_cost_the_good_ones_their_place(manifest):
     mixed = [text for pair in zip(good, ["{"] * 20, strict=True) for text in pair]
     index = Index.read([manifest(mixed)], target="text")
     assert [row.line for row in index.rows(range(20))] == list(range(1, 41, 2))
+
+
+def test_sources_are_found_from_another_folder(manifest, tmp_path, monkeypatch):
+    path = manifest(rows(2), "a.jsonl")
+    monkeypatch.chdir(tmp_path)
+    assert Index.read(["a.jsonl"], target="text").row(0).source == "a.jsonl"
+    monkeypatch.chdir("/")
+    assert Index.read([path], target="text").row(0).source == str(path)
