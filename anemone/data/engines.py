@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -55,18 +56,20 @@ def _in_processes(
     context.set_forkserver_preload(["anemone.data.offline"])
     waiting: deque[int] = deque(numbers)
     running: set[Future[int]] = set()
+    pool = ProcessPoolExecutor(min(jobs, len(numbers) or 1), context, _begin, (work,))
     try:
-        with ProcessPoolExecutor(min(jobs, len(numbers) or 1), context, _begin, (work,)) as pool:
-            while waiting or running:
-                while waiting and len(running) < AHEAD * jobs:
-                    running.add(pool.submit(_do, unit(waiting.popleft()), out))
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+        while waiting or running:
+            while waiting and len(running) < AHEAD * jobs:
+                running.add(pool.submit(_do, unit(waiting.popleft()), out))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
     except BrokenProcessPool as error:
         raise DataError(
             "a process at work died, as if it had been killed; the memory may have been short. The same command goes on"
             " where it stopped; with fewer `--jobs` it needs less memory."
         ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin(work: Work) -> None:
@@ -74,6 +77,7 @@ def _begin(work: Work) -> None:
     import torch
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     _work[:] = [work]
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -158,7 +158,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def run(job: Job, out: Path, engine: Engine, tell: Tell) -> None:
+def run(job: Job, out: Path, *, engine: Engine, tell: Tell) -> None:
     """Does all units of a job that are not done yet.
 
     Raises:
@@ -168,7 +168,8 @@ def run(job: Job, out: Path, engine: Engine, tell: Tell) -> None:
         (out / WORK / name).mkdir(parents=True, exist_ok=True)
     for draft in (out / WORK / "drafts").iterdir():
         draft.unlink(missing_ok=True)
-    done = {int(path.stem) for path in (out / WORK / "parts").iterdir() if path.stem.isdigit()}
+    found = (out / WORK / "parts").iterdir()
+    done = {int(path.stem) for path in found if path.stem.isdigit() and path.stat().st_size}  # none is empty
     tell(sum(map(job.size, done)), job.bounds[-1])
     for number in engine(job.work, [number for number in range(len(job)) if number not in done], job.unit, out):
         tell(job.size(number), job.bounds[-1])
@@ -200,8 +201,8 @@ def finish(out: Path, manifests: Mapping[str, Path]) -> None:
 
 
 def draft(out: Path, name: str) -> Path:
-    """Where a file is written before it is moved into a job's folder; no other process has the same."""
-    return out / WORK / "drafts" / f"{os.getpid()}-{name.replace('/', '-')}"
+    """Where a file is written before it is moved to its place; no other process, on any machine, has the same."""
+    return out / WORK / "drafts" / f"{os.uname().nodename}-{os.getpid()}-{name.replace('/', '-')}"
 
 
 def place(out: Path, name: str, data: bytes) -> None:

@@ -211,7 +211,7 @@ def augment_offline(
     with jobs.folder_of(folder, _said(index, work)) as finished:
         if not finished:
             job = Job(work=work, bounds=_bounds(index, config), rows=NamedRows(index))
-            jobs.run(job, folder, engine, tell)
+            jobs.run(job, folder, engine=engine, tell=tell)
             _finish(job, folder, index)
         return jobs.report(folder, index)
 

@@ -150,7 +150,7 @@ def shard(
     }
     with jobs.folder_of(folder, said) as finished:
         if not finished:
-            jobs.run(job, folder, engine, tell)
+            jobs.run(job, folder, engine=engine, tell=tell)
             write_manifests(job, folder, index.problems, tarred=True)
         return jobs.report(folder, index)
 
