@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from unicodedata import category
 
 from anemone.data.problems import Problem
 from anemone.errors import DataError
@@ -11,6 +12,7 @@ from anemone.errors import DataError
 ILLEGAL = re.compile(r"(?<![A-Za-z0-9_])(?:<s>|</s>|#0)(?![A-Za-z0-9_])")
 """Words that mean something to Kaldi's graphs and may not stand in a text."""
 
+UNSEEN = {"Cc", "Cn", "Cs"}  # categories of characters that no locale prints
 BLANKS = " \t\x1c\x1d\x1e\x1f"  # the last four are white space to Python alone
 OF_UTTERANCES = ("text", "feats.scp", "vad.scp", "utt2lang", "utt2uniq", "utt2warp", "utt2dur", "utt2num_frames")
 OF_SPEAKERS = ("cmvn.scp", "spk2gender", "spk2warp")
@@ -139,7 +141,7 @@ def _check_speakers(tables: dict[str, list[Line]], by_speaker: bool, wrong: Wron
 
 
 def _check_text(path: Path, wrong: Wrong) -> None:
-    """No word that means something to Kaldi, no white space but blanks and tabs."""
+    """No word that means something to Kaldi, nothing unprintable, no white space but blanks and tabs."""
     for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
             text = line.decode()
@@ -147,6 +149,8 @@ def _check_text(path: Path, wrong: Wrong) -> None:
             continue  # the script takes it for an older encoding
         if found := ILLEGAL.search(text):
             wrong("text", number, f"must not have the symbol `{found[0]}`")
+        if unseen := next((c for c in text if category(c) in UNSEEN and not c.isspace()), None):
+            wrong("text", number, f"must have characters that can be printed, but has U+{ord(unseen):04X}")
         if odd := next((c for c in text if c.isspace() and c not in BLANKS), None):
             wrong("text", number, f"must have no white space but blanks and tabs, but has U+{ord(odd):04X}")
 

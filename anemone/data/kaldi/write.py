@@ -11,12 +11,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from unicodedata import category
 from urllib.parse import quote
 
 import numpy as np
 import soundfile
 
-from anemone.data.kaldi.check import ILLEGAL
+from anemone.data.kaldi.check import ILLEGAL, UNSEEN
 from anemone.data.kaldi.cmvn import statistics
 from anemone.data.kaldi.folder import CHANNELS, KEPT
 from anemone.data.kaldi.matrices import Array, Format
@@ -233,7 +234,8 @@ def _file(name: str) -> str:
 
 def _clean(text: str) -> str:
     """A text as Kaldi takes it: words with single spaces between, without those that mean something to it."""
-    return " ".join(ILLEGAL.sub(" ", text).split())
+    seen = "".join(" " if category(c) in UNSEEN else c for c in text)
+    return " ".join(ILLEGAL.sub(" ", seen).split())
 
 
 def _genders(named: list[Named]) -> Lines:

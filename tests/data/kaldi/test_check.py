@@ -47,6 +47,7 @@ def test_a_good_directory_passes(folder):
         ("text", "a-1 yes\nb-1 no\n", "text:2: must have the utterances of utt2spk"),
         ("text", "a-1 a <s> b\na-2\nb-1\n", "text:1: must not have the symbol `<s>`"),
         ("text", "a-1 a\u3000b\na-2\nb-1\n", "text:1: must have no white space but blanks and tabs, but has U+3000"),
+        ("text", "a-1 a\x01b\na-2\nb-1\n", "text:1: must have characters that can be printed, but has U+0001"),
         ("text", "a-1 a\na-2\nb-1 b", "text:3: must end with a line end"),
         (
             "segments",
