@@ -111,9 +111,10 @@ class Recordings:
             with open_sound(name) as file:
                 asked.check_header(file, self.rate)
                 if whole:
-                    return resample(read_mono(name, file, 0, MOST, asked.channel), file.samplerate, self.rate)
+                    audio = read_mono(name, file, start=0, frames=MOST, channel=asked.channel)
+                    return resample(audio, file.samplerate, self.rate)
                 if file.samplerate == self.rate and file.subtype.startswith(EXACT):
-                    return read_mono(name, file, start, stop - start, asked.channel)
+                    return read_mono(name, file, start=start, frames=stop - start, channel=asked.channel)
                 first = start // self.rate
                 audio = self._seconds(asked, file, first, -(-stop // self.rate))
                 return audio[start - first * self.rate : stop - first * self.rate]
@@ -140,8 +141,8 @@ class Recordings:
     def _seconds(self, asked: "_Piece", file: SoundFile, first: int, last: int) -> Signal:
         """Seconds [first, last) at our rate, decoded with a run-up; fewer where the recording ends."""
         before, after = min(first, RUN_UP), RUN_UP if file.samplerate != self.rate else 0
-        count = (last - first + before + after) * file.samplerate
-        audio = read_mono(asked.name, file, (first - before) * file.samplerate, count, asked.channel)
+        start, frames = (first - before) * file.samplerate, (last - first + before + after) * file.samplerate
+        audio = read_mono(asked.name, file, start=start, frames=frames, channel=asked.channel)
         return resample(audio, file.samplerate, self.rate)[before * self.rate :][: (last - first) * self.rate]
 
     def _keep(self, key: tuple[str, int | None, int], audio: Signal) -> None:

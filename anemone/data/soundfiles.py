@@ -58,7 +58,7 @@ def open_sound(name: str) -> SoundFile:
     return file
 
 
-def read_mono(name: str, file: SoundFile, start: int, frames: int, channel: int | None) -> Signal:
+def read_mono(name: str, file: SoundFile, *, start: int, frames: int, channel: int | None) -> Signal:
     """Returns samples (S,) of one channel or of the mean of all; fewer than ``frames`` where the recording ends.
 
     Args:
