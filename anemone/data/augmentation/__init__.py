@@ -185,7 +185,7 @@ def augment(audio: Signal, rate: int, recipe: Recipe, *, seed: int, id: str, cop
     drawn: Drawn = {}
     for name, step in recipe.waveform:
         rng = generator(name, seed=seed, id=id, copy=copy)
-        if rng.random() < step.p:
+        if rng.random() < step.p and len(audio):
             audio, drawn[name] = step.draw(Clip(audio, rate, id), rng)
     return Augmented(audio, drawn)
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,3 +150,24 @@ def test_steps_on_features_are_left_to_training_and_refused_on_disk(x):
     with pytest.raises(ConfigError, match=r"\['spec_augment'\] instead\. These change features"):
         recipe.refuse_online()
     Recipe.parse(["gain"]).refuse_online()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_takes_clips_of_any_length_and_rate(name, tmp_path, manifest):
+    """None gets silence, a few samples or an odd rate wrong; what comes out is finite float32, and new arrays."""
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 5000), 11_025)
+    soundfile.write(tmp_path / "b.wav", np.random.default_rng(1).uniform(-0.5, 0.5, 50), 11_025)
+    path = str(manifest([{"audio_filepath": f"{name}.wav"} for name in "ab"]))
+    settings = {"manifest": path} if name in {"noise", "babble", "room"} else {}
+    settings |= {"shorter": "place"} if name == "noise" else {}
+    recipe = Recipe.parse([{name: {"p": 1, **settings}}])
+    for rate in (8000, 16_000, 44_100):
+        for samples in (0, 1, 2, 37, 700, 5000):
+            clip = np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype(np.float32)
+            for audio in (clip, np.zeros_like(clip)):
+                audio.flags.writeable = False
+                for copy in range(3):
+                    changed = augment(audio, rate, recipe, seed=0, id="z", copy=copy).audio
+                    assert changed.dtype == np.float32 and changed.ndim == 1 and np.isfinite(changed).all()
+                    if name not in {"speed", "tempo", "silence", "segment"}:
+                        assert len(changed) == samples
