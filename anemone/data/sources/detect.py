@@ -6,7 +6,7 @@ from pathlib import Path
 from anemone.data.locators import is_url
 from anemone.data.sources import SOURCES
 from anemone.data.sources.lhotse import is_cut
-from anemone.data.sources.lines import lines
+from anemone.data.sources.lines import folder_of, lines
 from anemone.data.sources.names import expand
 from anemone.data.sources.rows import parsed
 from anemone.data.sources.shar import CUTS
@@ -68,7 +68,7 @@ def _by_row(path: str) -> str:
             if number > 100:
                 break
             continue
-        return "lhotse" if is_cut(row) else "tarred" if is_tarred(row) else "jsonl"
+        return "lhotse" if is_cut(row) else "tarred" if is_tarred(row, folder_of(path)) else "jsonl"
     return "jsonl"
 
 

@@ -35,10 +35,10 @@ SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")
 SHARD = "shard_id"
 
 
-def is_tarred(row: Mapping[str, Any]) -> bool:
-    """Whether a row of a manifest names a member of a tar."""
+def is_tarred(row: Mapping[str, Any], folder: str) -> bool:
+    """Whether a row of a manifest names a member of a tar, and no file that lies in, or below, a folder."""
     audio = next((row[key] for key in MANIFEST["audio"] if isinstance(row.get(key), str)), "")
-    return isinstance(row.get(SHARD), int) and locate(audio).path == audio
+    return isinstance(row.get(SHARD), int) and locate(audio).path == audio and not os.path.exists(below(folder, audio))
 
 
 def read_tarred(path: str | Path) -> Iterator[Utterance | Problem]:

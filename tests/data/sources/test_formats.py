@@ -66,8 +66,11 @@ def test_a_row_that_is_in_no_tar_is_named(tmp_path):
     rows = [first, first | {"shard_id": 7}, first | {"audio_filepath": "b.wav"}, first | {"shard_id": None}]
     (tmp_path / "tarred_audio_manifest.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     good, *bad = read(tmp_path)
+    assert detect(tmp_path / "tarred_audio_manifest.json") == "tarred"
     assert isinstance(good, Utterance) and [each.line for each in bad] == [2, 3, 4]
     assert "`shard_id` must be the number of a tar in" in bad[0].cause and "?tars=" in bad[0].cause
+    (tmp_path / first["audio_filepath"]).touch()
+    assert detect(tmp_path / "tarred_audio_manifest.json") == "jsonl"  # the recording is a file, whatever its shard
     assert "`audio_filepath` must be in" in bad[1].cause and "`shard_id` must be the number" in bad[2].cause
 
 
