@@ -273,5 +273,5 @@ class _Folder:
         if is_command(text):
             text = kept(output_of(text, where, trust_commands=self.reading.trust_commands), text, ".ark")
         place = parse_place(text, where)
-        found = place._replace(path=os.fspath(find(place.path, self.roots)))
+        found = place._replace(path=find(place.path, self.roots))
         return text.replace(place.path, found.path, 1), found

@@ -143,7 +143,7 @@ class Folder:
         place = parse_place(entry.value, where)
         if place.rows or place.columns:
             raise DataError(f"{where}: `{entry.value}` must be a recording, and has no rows or columns.")
-        path = os.fspath(find(place.path, self._roots))
+        path = find(place.path, self._roots)
         return path if not entry.value.endswith(f":{place.offset}") else piece(place._replace(path=path))
 
     def _header(self, audio: str) -> tuple[float, int]:
@@ -196,15 +196,15 @@ def speakers(utt2spk: Mapping[str, Entry], spk2utt: Mapping[str, Entry]) -> dict
     return {name: speaker for name, speaker in found.items() if speaker != name}
 
 
-def find(path: str, roots: list[Path]) -> Path:
+def find(path: str, roots: list[Path]) -> str:
     """Returns where a path leads from the first of some folders in which it exists; from the first, if in none."""
     if os.path.isabs(path):
-        return Path(path)
+        return path
     for i, root in enumerate(roots):
         if (found := root / path).exists():
             roots.insert(0, roots.pop(i))  # the next ones are there too
-            return found
-    return roots[0] / path
+            return os.fspath(found)
+    return os.fspath(roots[0] / path)
 
 
 def piece(place: Place) -> str:

@@ -132,9 +132,15 @@ def _look(utterance: Utterance, found: dict[tuple[str, int | None], Recording], 
         place = "" if copy == "all" or (copy == "needed" and not readable) else _place(utterance.audio)
         place = place or (utterance.audio if copy == "never" else "")
         found[key] = Recording("", info.frames / info.samplerate, info.channels, place)
-    end = utterance.offset + (utterance.duration or found[key].seconds - utterance.offset)
+    end = _end(utterance, found[key])
     if not utterance.offset < end:
         raise DataError(f"`{utterance.id}` ends at second {end:g}, where it begins")
+
+
+def _end(utterance: Utterance, recording: Recording) -> float:
+    """Where an utterance ends in its recording, in seconds."""
+    lasts = utterance.duration
+    return recording.seconds if lasts is None else round(utterance.offset + lasts, 9)
 
 
 def _place(audio: str) -> str:
@@ -181,7 +187,7 @@ def _tables(named: list[Named], found: dict[tuple[str, int | None], Recording], 
     for n, key in zip(named, keys, strict=True):
         u = n.utterance
         seconds = found[key].seconds - u.offset if u.duration is None else u.duration
-        segments[n.name] = f"{names[key]} {u.offset!r} {u.offset + seconds!r}"
+        segments[n.name] = f"{names[key]} {u.offset!r} {_end(u, found[key])!r}"
         durations[n.name] = repr(seconds)
     tables = {
         "wav.scp": scp,
@@ -268,7 +274,7 @@ def _kept(n: Named, recording: Recording, tables: Mapping[str, Lines], segmented
         "duration": u.duration,
     }
     if segmented and u.duration is not None:
-        said["duration"] = round(u.offset + u.duration - u.offset, 9)
+        said["duration"] = round(_end(u, recording) - u.offset, 9)
     kept = {key: getattr(u, key) for key, value in said.items() if getattr(u, key) != value}
     known = {"gender": tables["spk2gender"].get(n.speaker), "lang": tables["utt2lang"].get(n.name)}
     if segmented:
