@@ -40,7 +40,7 @@ def test_a_worker_that_is_ended_is_an_error_with_what_to_do_and_no_wait(pieces):
 
 
 READ = """
-import json, sys
+import json, re, sys
 import psutil, torch
 from anemone.data.loader import Loader, SpeechDataConfig
 from anemone.data.manifest import Index
@@ -53,9 +53,14 @@ plan = PlanConfig(max_batch_seconds=1.0, num_buckets=20)
 config = SpeechDataConfig(plan=plan, num_workers=workers, cache_mb=cache_mb)
 loader = Loader(index, config, lambda text: [int(text)], training=True)
 me = psutil.Process()
+
+def own_of(pid):  # bytes, without the pages of files, which come and go with what other processes do
+    text = open(f"/proc/{pid}/smaps_rollup").read()
+    return 1024 * sum(int(re.search(rf"^{kind}: *([0-9]+)", text, re.M)[1]) for kind in ("Pss_Anon", "Pss_Shmem"))
+
 for epoch in range(epochs):
     rows = sum(len(batch.rows) for step in loader for batch in step)
-    resident = [process.memory_full_info().pss for process in (me, *me.children(recursive=True))]
+    resident = [own_of(process.pid) for process in (me, *me.children(recursive=True))]
     print(json.dumps({"rows": rows, "bytes": sum(resident), "workers": len(resident) - 1}))
 """
 
