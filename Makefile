@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-ray setup check format slurm parity bench bench-augment bench-llm bench-loading bench-plan docs clean
+.PHONY: demo test test-slow test-ray setup check format slurm parity bench bench-augment bench-index bench-llm bench-loading bench-plan docs clean
 
 demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
 	$(BIN)/python recipes/telephone_words/demo.py
@@ -47,6 +47,9 @@ bench: setup  ## measure us and the peer in one run; the peer goes into an envir
 
 bench-augment: setup  ## time augmentation on disk by us, NeMo, Lhotse and sox, if it is installed
 	$(MAKE) -C benchmarks augment PYTHON=$(abspath $(BIN)/python)
+
+bench-index: setup  ## time the index of a million rows, by format
+	$(BIN)/python benchmarks/data/index.py
 
 bench-llm: setup  ## time the training of a Llama by us, by hand, by transformers' Trainer and by litgpt
 	$(MAKE) -C benchmarks llm PYTHON=$(abspath $(BIN)/python)
