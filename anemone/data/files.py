@@ -10,8 +10,14 @@ from anemone.errors import DataError
 ASSETS = Path(__file__).parents[1] / "assets"
 
 
+def placed(path: str | Path) -> str:
+    """Returns where a path points: ``assets/...`` inside the package, ``~/...`` at home, others as they are."""
+    text = os.path.expanduser(path)
+    return os.fspath(ASSETS / text.removeprefix("assets/")) if text.startswith("assets/") else os.fspath(text)
+
+
 def find(path: str | Path, *, noun: str, pattern: str) -> Path:
-    """Returns where a file lies: ``assets/...`` inside the package, ``~/...`` at home, others as they are.
+    """Returns where a file lies, see `placed`.
 
     Args:
         path: as it was written.
@@ -21,8 +27,7 @@ def find(path: str | Path, *, noun: str, pattern: str) -> Path:
     Raises:
         DataError: there is no such file.
     """
-    text = os.path.expanduser(path)
-    found = ASSETS / text.removeprefix("assets/") if text.startswith("assets/") else Path(text)
+    found = Path(placed(path))
     if not found.is_file():
         siblings = [os.fspath(other) for other in found.parent.glob(pattern)]
         raise DataError(f"`{path}` must be a {noun} that exists.{nearest(os.fspath(found), siblings, by=stem)}")

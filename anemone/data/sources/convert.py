@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from anemone.data.files import placed
 from anemone.data.problems import Problem
 from anemone.data.sources import Utterance, source
 from anemone.data.sources.detect import detect, detect_target
@@ -67,6 +68,7 @@ def convert(
     """
     kind = to or detect_target(target)
     writer = source(kind).write
+    sources, target = [placed(path) for path in sources], Path(placed(target))
     for path in sources:
         if os.path.exists(target) and os.path.exists(path) and os.path.samefile(path, target):
             raise DataError(f"`{target}` must not be what is read.")
@@ -74,7 +76,7 @@ def convert(
     found = (item for path in sources for item in read(path, of, trust_commands=trust_commands))
     utterances = _good(found, problems)
     count = _Counted(_distinct(utterances) if kind in UNIQUE else utterances)
-    lost = writer(count, Path(target)) or []
+    lost = writer(count, target) or []
     return Converted(count.number - len(lost), problems + lost)
 
 

@@ -9,6 +9,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anemone.data.files import ASSETS
 from anemone.data.problems import Problem
 from anemone.data.sources import SOURCES, Utterance, source
 from anemone.data.sources.convert import convert, read
@@ -117,3 +118,9 @@ def test_every_format_becomes_every_other(recordings, tmp_path, first):
     for second in SOURCES:
         (tmp_path / second).mkdir()
         through(tmp_path / second, ours, first, second)
+
+
+def test_what_lies_in_the_package_is_found(tmp_path):
+    done = convert(["assets/telephone_words/dev.jsonl"], tmp_path / "dev.csv")
+    assert done.rows == len((ASSETS / "telephone_words/dev.jsonl").read_text().splitlines())
+    assert not done.problems
