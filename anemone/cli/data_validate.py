@@ -84,8 +84,9 @@ def named(sources: Sequence[str]) -> dict[str, str]:
     from pathlib import Path
 
     pairs = [
-        source.partition("=")[::2] if "=" in source and not os.path.exists(source) else ("", source)
+        (name, path) if equals and not set("/?") & set(name) and not os.path.exists(source) else ("", source)
         for source in sources
+        for name, equals, path in [source.partition("=")]
     ]
     stems = [name or Path(source).name.partition(".")[0] or source for name, source in pairs]
     names = stems if len(set(stems)) == len(stems) else [name or source for name, source in pairs]

@@ -25,7 +25,7 @@ from anemone.cache import cache_folder
 from anemone.config import nearest
 from anemone.data.jsonlines import OWN, text_of
 from anemone.data.locators import name_of
-from anemone.data.problems import Problem, report
+from anemone.data.problems import Problem, no_utterances, report
 from anemone.errors import DataError
 
 VERSION = 3  # of the index's layout; another number makes all cached indexes unknown
@@ -106,8 +106,7 @@ class Index:
             index = cls._store(build(parts, target), path)
         report(index.problems, len(index) + len(index.problems), skip_bad=skip_bad)
         if not len(index):
-            names = ", ".join(f"`{part.path}`" for part in parts)
-            raise DataError(f"{names} must hold utterances, but there is none to use.")
+            raise no_utterances([part.path for part in parts], index.problems)
         return index
 
     @classmethod

@@ -47,6 +47,13 @@ def none_usable(number: int, problems: Sequence[Problem], *, noun: str = "uttera
     return DataError(f"none of {number} {noun}s could be used{first}")
 
 
+def no_utterances(names: Sequence[str], problems: Sequence[Problem]) -> DataError:
+    """The error that sets have no utterance to use, with the first cause."""
+    first = f" The first cause: {str(problems[0]).rstrip('.')}." if problems else ""
+    places = ", ".join(f"`{name}`" for name in names)
+    return DataError(f"{places} must hold utterances, but there is none to use.{first}")
+
+
 def say_left_out(number: int, total: int, *, noun: str = "utterance") -> None:
     """Warns that some of the data were left out."""
     log.warning("left out %d of %d %ss in all", number, total, noun)

@@ -45,6 +45,9 @@ def test_validation_fails_writes_and_is_told(anemone, texts, tmp_path):
     ran = anemone("data", "validate", "train=good.jsonl", f"test={texts}", "--no-audio", "--json", "--write=parts")
     assert ran.status == 1 and set(json.loads(ran.out)["sets"]) == {"train", "test"}
     assert (tmp_path / "parts/test.jsonl").exists()
+    (tmp_path / "a_0.tar").write_bytes(b"")
+    (tmp_path / "tars.json").write_text('{"audio_filepath": "a.wav", "duration": 1.0, "text": "a", "shard_id": 0}\n')
+    assert "must be an uncompressed tar" in anemone("data", "validate", "tars.json?tars=a_0.tar").err
     assert anemone("data", "validate", "--rules").out.count("\n") > 20
 
 

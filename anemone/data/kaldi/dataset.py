@@ -17,7 +17,7 @@ from anemone.data.kaldi.folder import find, kept, number, speakers
 from anemone.data.kaldi.matrices import Array
 from anemone.data.kaldi.places import Arks, Entry, Place, is_command, output_of, parse_place, read_table
 from anemone.data.manifest import Index
-from anemone.data.problems import Problem, report
+from anemone.data.problems import Problem, no_utterances, report
 from anemone.errors import DataError
 
 VERSION = 1  # of the index's layout; another number makes all cached indexes unknown
@@ -103,8 +103,7 @@ class KaldiFeatureDataset(Index):
         assert isinstance(index, KaldiFeatureDataset)
         report(index.problems, len(index) + len(index.problems), skip_bad=skip_bad)
         if not len(index):
-            names = ", ".join(f"`{table}`" for table in tables)
-            raise DataError(f"{names} must hold utterances, but there is none to use.")
+            raise no_utterances(list(map(str, tables)), index.problems)
         return index
 
     def features(self, number: int, norm: Norm = "none") -> Array:

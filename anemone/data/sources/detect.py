@@ -6,7 +6,7 @@ from pathlib import Path
 from anemone.data.locators import is_url
 from anemone.data.sources import SOURCES
 from anemone.data.sources.lhotse import is_cut
-from anemone.data.sources.lines import folder_of, lines
+from anemone.data.sources.lines import folder_of, lines, pieces
 from anemone.data.sources.names import expand
 from anemone.data.sources.rows import parsed
 from anemone.data.sources.shar import CUTS
@@ -16,6 +16,7 @@ from anemone.errors import DataError
 
 KALDI = ("wav.scp", "feats.scp")
 JSON = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz", ".gz")
+MAGIC = b"PAR1"  # what parquet files begin with
 SAY = "Say which it is: one of " + ", ".join(SOURCES) + "."
 
 
@@ -60,6 +61,8 @@ def _by_name(name: str) -> str | None:
 def _by_row(path: str) -> str:
     """The format of a file of JSON lines: the first one that is an object tells."""
     if not path.endswith(JSON):
+        if next(pieces(path), b"").startswith(MAGIC):
+            return "parquet"
         raise DataError(f"`{path}` is in no format that its name tells. {SAY}")
     for number, line in lines(path):
         try:

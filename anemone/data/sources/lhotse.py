@@ -19,6 +19,7 @@ from anemone.errors import DataError
 
 CUTS = ("MonoCut", "MultiCut")
 OURS = ("label",)  # what a cut has no place for but among custom values
+SAVE = "write them out with Lhotse's `save_audios` first"
 
 
 def is_cut(row: Mapping[str, Any]) -> bool:
@@ -49,11 +50,13 @@ def utterance_of(row: Mapping[str, Any], folder: str, audio: str | None = None) 
         ValueError: it is a mixture, runs a command, or is wrong otherwise.
     """
     if row.get("type") not in CUTS:
-        raise ValueError(f"`type` must be {' or '.join(CUTS)}, but is {row.get('type')!r} instead")
+        raise ValueError(f"`type` must be {' or '.join(CUTS)}, but is {row.get('type')!r} instead; {SAVE}")
     try:
         recording, parts = row["recording"], row.get("supervisions") or []
         if recording.get("transforms"):
-            raise ValueError("`transforms` must be empty: cuts that are changed when they are loaded are not read")
+            raise ValueError(
+                f"`transforms` must be empty: cuts that are changed when they are loaded are not read; {SAVE}"
+            )
         channel, source = _source(row, recording)
         custom = dict(row.get("custom") or {})
         texts = [part["text"] for part in parts if part.get("text") is not None]

@@ -63,7 +63,7 @@ def write_librispeech(utterances: Iterable[Utterance], folder: str | Path) -> li
         speaker = NOBODY if each.speaker is None else each.speaker
         try:
             for what, name in (("id", each.id), ("speaker", speaker)):
-                if not name or name.startswith(".") or set("/\0 \t\r\n") & set(name) or len(name.encode()) > 200:
+                if not name or name.startswith(".") or set("/?\0 \t\r\n") & set(name) or len(name.encode()) > 200:
                     raise DataError(f"`{what}` must be a name of a file, without spaces, but is {name!r} instead.")
             if set("\r\n") & set(each.text or ""):
                 raise DataError("`text` must be one line.")

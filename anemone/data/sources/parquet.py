@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from anemone.data.jsonlines import text_of
@@ -54,12 +55,14 @@ def _rows(path: str, file: pq.ParquetFile) -> Iterator[Utterance | Problem]:
     if column is None and not paths:
         raise DataError(f"`{path}` must have a column of audio, such as `audio`, but has {', '.join(schema.names)}.")
     inside = column is not None and _has_bytes(file, column)
-    names = [name for name in schema.names if name != column]
+    names = [
+        name for name in schema.names if name != column and (name in paths or not _is_bytes(schema.field(name).type))
+    ]
     if column is not None and pa.types.is_struct(schema.field(column).type):
         names += [f"{column}.path"] if schema.field(column).type.get_field_index("path") >= 0 else []
     classes, stem, folder, number = _classes(schema), Path(path).stem, folder_of(path), 0
     for batch in file.iter_batches(batch_size=1024, columns=names):
-        for row in batch.to_pylist():
+        for row in _as_json(batch).to_pylist():
             at = row.pop(column, None) if column is not None else None
             known = at.get("path") if isinstance(at, dict) else None
             row |= {name: kinds[row[name]] for name, kinds in classes.items() if _is_class(row.get(name), kinds)}
@@ -74,6 +77,22 @@ def _rows(path: str, file: pq.ParquetFile) -> Iterator[Utterance | Problem]:
 
             yield made(make, path, number + 1)
             number += 1
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether values are bytes, or hold some."""
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or any(map(_is_bytes, inner))
+
+
+def _as_json(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows with times and decimal numbers as strings, and numbers that are not finite left out: as JSON has them."""
+    for i, (name, values) in enumerate(zip(batch.schema.names, batch.columns, strict=True)):
+        if pa.types.is_temporal(values.type) or pa.types.is_decimal(values.type):
+            batch = batch.set_column(i, name, values.cast(pa.string()))
+        elif pa.types.is_floating(values.type):
+            batch = batch.set_column(i, name, pc.if_else(pc.is_finite(values), values, None))
+    return batch
 
 
 def _has_bytes(file: pq.ParquetFile, column: str) -> bool:

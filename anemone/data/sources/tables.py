@@ -136,7 +136,10 @@ def _write_table(target: Path, found: Sequence[Mapping[str, Any]], names: Sequen
     present = dict.fromkeys(name for row in found for name in row)
     header = [name for name in names if name in present or name == "path"] + [n for n in present if n not in names]
     with writing(target) as file:
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+        returns = any(
+            "\r" in (text_of(value) or "") for row in found for value in row.values()
+        )  # which go unquoted otherwise
+        quoting: Literal[0, 1, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
         out = csv.writer(
             file, delimiter="\t" if tabs else ",", quoting=quoting, quotechar=None if tabs else '"', lineterminator="\n"
         )

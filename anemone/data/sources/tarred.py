@@ -121,7 +121,9 @@ def _utterance(row: dict[str, Any], folder: str, tars: list[str] | None) -> Utte
         raise ValueError(f"`{key}` must be the name of a member of a tar, but is {member!r} instead")
     tar = tar_of(shard, folder, tars)
     places = _places(tar)
-    place = next((places[name] for name in (member, f"./{member}", SUB.sub("", member)) if name in places), None)
+    bare = member.removeprefix("./")
+    names = (member, *(start + name for name in (bare, SUB.sub("", bare)) for start in ("", "./")))
+    place = next((places[name] for name in names if name in places), None)
     if place is None:
         raise ValueError(f"`{key}` must be in `{tar}`, but {member!r} is not")
     if place[2]:

@@ -1,9 +1,12 @@
 """Each format as its own tools write and read it: NeMo, Lhotse, Hugging Face, Common Voice, LibriSpeech."""
 
+import datetime
+import decimal
 import gzip
 import io
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import lhotse
@@ -57,6 +60,25 @@ def test_a_set_that_nemo_wrote_is_read():
     assert one == found[3:]
     pattern = f"{TARRED}/sharded_manifests/manifest__OP_0..1_CL_.json"
     assert list(read(f"{pattern}?tars={TARRED}/audio_{{0..1}}.tar")) == list(read(pattern)) == found
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("inside", ["", "./"])
+@pytest.mark.parametrize("said", ["", "./"])
+def test_names_of_members_may_begin_with_a_dot_and_be_long(tmp_path, form, inside, said):
+    recording = tmp_path / "recording.wav"
+    soundfile.write(recording, speech(0.2), 16_000)
+    names = ["a.wav", "sub/ü.wav", "d" * 150 + "/" + "e" * 120 + ".wav"]
+    with tarfile.open(tmp_path / "audio_0.tar", "w", format=form) as tar:
+        folder = tarfile.TarInfo(f"{inside}sub/")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name in names:
+            tar.add(recording, inside + name)
+    rows = [{"audio_filepath": said + name, "duration": 0.2, "shard_id": 0} for name in [*names, "a-sub1.wav"]]
+    (tmp_path / "tarred_audio_manifest.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(read(tmp_path))
+    assert [len(cut(each)[0]) for each in found] == [3200] * 4
 
 
 def test_a_row_that_is_in_no_tar_is_named(tmp_path):
@@ -140,6 +162,7 @@ def test_cuts_that_run_commands_mix_or_lack_audio_are_refused(tmp_path, ours):
     assert len(found) == 4 and not (tmp_path / "ran").exists()
     for line, cause in zip(found, ("commands are not run", "MixedCut", "recording", "transforms"), strict=True):
         assert cause in line and "cuts.jsonl:" in line
+    assert all("`save_audios` first" in found[i] for i in (1, 3))
 
 
 # --- tables, folders, parquet -----------------------------------------------------------------------------------------
@@ -172,6 +195,9 @@ def test_tables_without_paths_and_with_lines_in_cells(tmp_path, ours):
     lines = ours[0]._replace(text='zwei\nZeilen, "ja"\t')
     assert not source("csv").write([lines], tmp_path / "b.csv")
     assert [each.text for each in read(tmp_path / "b.csv")] == [lines.text]
+    lines = ours[0]._replace(text="a\rb\r\nc")
+    assert not source("csv").write([lines, ours[1]], tmp_path / "r.csv")
+    assert [each.text for each in read(tmp_path / "r.csv")] == [lines.text, ours[1].text]
     (lost,) = source("csv").write([lines, ours[1]], tmp_path / "b.tsv")
     assert "no place for tabs" in lost.cause and [each.id for each in read(tmp_path / "b.tsv")] == ["a-1"]
 
@@ -214,6 +240,28 @@ def test_parquet_of_hugging_face_is_read_and_written(tmp_path, ours):
     schema = pq.read_schema(tmp_path / "set.parquet")
     assert json.loads(schema.metadata[b"huggingface"])["info"]["features"]["audio"] == {"_type": "Audio"}
     assert pa.types.is_int64(schema.field("age").type)
+    os.rename(tmp_path / "set.parquet", tmp_path / "set")
+    assert detect(tmp_path / "set") == "parquet"
+
+
+def test_columns_of_parquet_become_what_json_has(tmp_path, ours):
+    day = datetime.date(2020, 2, 29)
+    columns = {
+        "audio": [{"bytes": Path(ours[0].audio).read_bytes(), "path": "x.wav"}],
+        "day": [day],
+        "at": pa.array([1_000_000_001], pa.timestamp("ns")),
+        "price": [decimal.Decimal("1.50")],
+        "picture": [b"\xff"],
+        "pictures": [[{"bytes": b"\xff"}]],
+        "snr": [float("nan")],
+        "half": [0.5],
+        "tags": [["a", "b"]],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    (found,) = read(tmp_path / "a.parquet")
+    at = "1970-01-01 00:00:01.000000001"
+    assert found.extra == {"day": "2020-02-29", "at": at, "price": "1.50", "half": 0.5, "tags": ["a", "b"]}
+    assert convert([tmp_path / "a.parquet"], tmp_path / "a.jsonl").rows == 1
 
 
 def test_librispeech_is_read(tmp_path, ours):
@@ -226,8 +274,9 @@ def test_librispeech_is_read(tmp_path, ours):
     assert (good.id, good.speaker, good.text) == ("1272-128104-0000", "1272", "MISTER QUILTER")
     assert [each.line for each in bad] == [2, 3] and "must begin with the name of a file" in bad[1].cause
     hostile = [ours[0]._replace(id="../../x"), ours[0]._replace(speaker=".."), ours[0]._replace(id="a b"), ours[1]]
+    hostile += [ours[0]._replace(id="a?member=b")]  # would read as a place in a tar
     lost = source("librispeech").write(hostile, tmp_path / "out/set")
-    assert len(lost) == 3 and [path.name for path in (tmp_path / "out").iterdir()] == ["set"]
+    assert len(lost) == 4 and [path.name for path in (tmp_path / "out").iterdir()] == ["set"]
 
 
 # --- hostile ----------------------------------------------------------------------------------------------------------
