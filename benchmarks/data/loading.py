@@ -1,7 +1,8 @@
 """Times how fast utterances reach a model, by us and by NeMo's dataset: the same manifests, in one run, in turns.
 
 A repetition is an epoch: decode, resample, tokenise, collate, bring to the main process, and there compute log-mel
-features on one thread. Workers live on from epoch to epoch on both sides, and nothing decoded is kept by either. The first
+features on one thread. Workers live on from epoch to epoch on both sides, and nothing decoded is kept by either. The
+first
 batch is timed with a new loader, so that it includes starting the workers.
 
     python benchmarks/data/loading.py --ours PYTHON --peer PYTHON [--rounds 5] [--sets wav ...] [--workers 0 2]
