@@ -260,4 +260,6 @@ def _refused(condition: str, cause: str) -> ConfigError:
 
 def _first_line(error: BaseException) -> str:
     """What the database says, without the place in a text nobody wrote."""
-    return "cannot be used: " + (str(error).strip().splitlines() or [type(error).__name__])[0]
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    hint = "; `try_cast(KEY as int)` is null of values that cannot be" if said.startswith("Conversion Error") else ""
+    return f"cannot be used: {said.rstrip('.')}{hint}"

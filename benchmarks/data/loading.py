@@ -2,8 +2,7 @@
 
 A repetition is an epoch: decode, resample, tokenise, collate, bring to the main process, and there compute log-mel
 features on one thread. Workers live on from epoch to epoch on both sides, and nothing decoded is kept by either. The
-first
-batch is timed with a new loader, so that it includes starting the workers.
+first batch is timed with a new loader, so that it includes starting the workers.
 
     python benchmarks/data/loading.py --ours PYTHON --peer PYTHON [--rounds 5] [--sets wav ...] [--workers 0 2]
 """

@@ -209,7 +209,7 @@ def test_errors_name_what_is_near_and_how_to_go_on(index):
         "text > 5": "cannot be used: Binder Error: Cannot compare values of type VARCHAR",
         "meta.snrr > 1": 'Could not find key "snrr"',
         "end > 1": "at `end > 1`. A key that is a word of SQL stands in double quotes",
-        "text::int > 1": "cannot be used: Conversion Error",
+        "text::int > 1": "`try_cast(KEY as int)` is null",
     }.items():
         with pytest.raises(ConfigError) as caught:
             select(index, condition)

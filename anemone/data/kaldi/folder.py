@@ -88,7 +88,8 @@ class Folder:
         return entries
 
     def _utterance(self, name: str, entry: Entry, found: dict[str, Recording | DataError]) -> Utterance:
-        recording_id, offset, duration = (name, 0.0, None) if self.segments is None else _segment(entry.value)
+        segment = Segment(name) if self.segments is None else _segment(entry.value)
+        recording_id, offset, duration, channel = segment
         recording = self._recording(recording_id, found)
         if duration is None:
             duration = self._duration(name) or self._header(recording.audio)[0] - offset
@@ -105,7 +106,7 @@ class Folder:
             text=self._value("text", name),
             label=self._value("utt2label", name),
             speaker=speaker,
-            channel=self._channel(recording_id, recording.audio),
+            channel=self._channel(recording_id, recording.audio) if channel is None else channel,
             extra=extra,
         )
         return self._restored(utterance)
@@ -226,15 +227,27 @@ def piece(place: Place) -> str:
     return f"{place.path}?at={at}&size={max(0, size)}"
 
 
-def _segment(value: str) -> tuple[str, float, float | None]:
-    """Recording, offset and duration; None, up to its end."""
+class Segment(NamedTuple):
+    """A part of a recording: from an offset on, up to its end where there is no duration; all channels or one."""
+
+    recording: str
+    offset: float = 0.0
+    duration: float | None = None
+    channel: int | None = None
+
+
+def _segment(value: str) -> Segment:
+    """What stands behind the name of an utterance in ``segments``; a channel of -1 is none, as for Kaldi."""
     parts = value.split()
-    if len(parts) != 3:
-        raise DataError(f"must be utterance, recording, begin and end, but has {len(parts) + 1} words")
-    begin, end = (number(part) for part in parts[1:])
+    if len(parts) not in (3, 4):
+        raise DataError(f"must be utterance, recording, begin, end and maybe a channel, but has {len(parts) + 1} words")
+    begin, end, *channels = (number(part) for part in parts[1:])
+    if channels and (channels[0] < -1 or not channels[0].is_integer()):
+        raise DataError(f"must have a channel from 0 on, or -1, as its last word, but has `{parts[3]}`")
     if begin < 0 or (end <= begin and end != -1):
         raise DataError(f"must go from second 0 or later to a later one, but from {parts[1]} to {parts[2]}")
-    return parts[0], begin, None if end == -1 else round(end - begin, 9)
+    channel = int(channels[0]) if channels and channels[0] >= 0 else None
+    return Segment(parts[0], begin, None if end == -1 else round(end - begin, 9), channel)
 
 
 def number(text: str, *, above: float = -math.inf) -> float:

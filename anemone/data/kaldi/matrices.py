@@ -10,6 +10,7 @@ import io
 import math
 import os
 import struct
+from collections.abc import Callable
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -28,6 +29,13 @@ INTEGERS = b"\4"  # what a vector of integers begins with: the bytes of each
 PLAIN = {b"FM": ("<f4", 2), b"DM": ("<f8", 2), b"FV": ("<f4", 1), b"DV": ("<f8", 1)}  # token -> number, axes
 WIDTHS = {"<f4": 4, "<f8": 8, "<u2": 2, "u1": 1, "<i1, <i4": 5}  # bytes of a number
 CODED = {b"CM": "cm1", b"CM2": "cm2", b"CM3": "cm3"}
+SIZES: dict[bytes, Callable[[int, int], int]] = {  # token -> bytes of so many rows and columns
+    **{token: lambda rows, columns, width=WIDTHS[dtype]: rows * columns * width for token, (dtype, _) in PLAIN.items()},
+    INTEGERS: lambda rows, _: 5 * rows,
+    b"CM": lambda rows, columns: (8 + rows) * columns,
+    b"CM2": lambda rows, columns: 2 * rows * columns,
+    b"CM3": lambda rows, columns: rows * columns,
+}
 
 # What each of the 256 codes of `CM` is, as weights of the four percentiles of its column: straight lines between them.
 _KNOTS = np.eye(4, dtype=np.float32)
@@ -77,7 +85,9 @@ def read_rows(file: BinaryIO, where: str) -> tuple[int, int]:
     start = file.tell()
     if file.read(2) == BINARY:
         shape = _shape(file, where)
-        return shape.rows, shape.columns
+        sizes = shape.rows, shape.columns
+        _check_claim(file, sizes, SIZES[shape.token](*sizes), where)
+        return sizes
     file.seek(start)
     array = read_array(file, where)
     return len(array), array.shape[-1]
@@ -114,13 +124,18 @@ def _shape(file: BinaryIO, where: str) -> Shape:
 def _filled(file: BinaryIO, sizes: tuple[int, ...], dtype: str, where: str) -> Array:
     """An array read from the position on."""
     wanted = math.prod(sizes) * WIDTHS[dtype]
-    if wanted > LARGEST and wanted > (left := _left(file)):
-        shape = " x ".join(map(str, sizes))
-        raise DataError(f"{where} claims {shape} numbers, {wanted} bytes, but the file has {left} more.")
+    _check_claim(file, sizes, wanted, where)
     array = np.empty(sizes, dtype)
     if wanted and file.readinto(array) != wanted:  # type: ignore[attr-defined]
         raise _ends_early(where)
     return array
+
+
+def _check_claim(file: BinaryIO, sizes: tuple[int, ...], wanted: int, where: str) -> None:
+    """Refuses what is large and more than the file holds."""
+    if wanted > LARGEST and wanted > (left := _left(file)):
+        shape = " x ".join(map(str, sizes))
+        raise DataError(f"{where} claims {shape} numbers, {wanted} bytes, but the file has {left} more.")
 
 
 def _left(file: BinaryIO) -> int:
@@ -183,7 +198,7 @@ def _text(mark: bytes, file: BinaryIO, where: str) -> Array:
     try:
         array = np.array(rows, np.float32) if rows else np.zeros((0, 0), np.float32)
     except ValueError as error:
-        raise DataError(f"{where} must be numbers, as many in each row: {error}.") from error
+        raise DataError(f"{where} must be numbers, as many in each row: {str(error)[:100]}.") from error
     if not closed and not array.size:
         raise _ends_early(where)
     return array if len(lines) > 1 or not array.size else array[0]

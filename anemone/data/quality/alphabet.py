@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from anemone.data.columns import slices
 
 RARE = 0.001  # a script with a smaller share of the letters is a stranger
-CONTROLS = {"Cc": "control", "Cf": "invisible", "Co": "private", "Cn": "unassigned", "Cs": "surrogate"}
+CONTROLS = {"Cc": "a control", "Cf": "an invisible", "Co": "a private", "Cn": "an unassigned", "Cs": "a surrogate"}
 JOINERS = {"\u200c", "\u200d"}  # which Persian, Hindi and other languages are written with
 SIZE = 16_384  # texts at a time
 
@@ -66,7 +66,7 @@ def odd(characters: list[Character]) -> dict[str, str]:
         if item.character == "\ufffd":
             why[item.character] = "a character that could not be decoded"
         elif kind in CONTROLS and item.character not in JOINERS:
-            why[item.character] = f"a {CONTROLS[kind]} character"
+            why[item.character] = f"{CONTROLS[kind]} character"
         elif of and shares[of] < RARE * letters:
             why[item.character] = f"a letter of {of.capitalize()}, which has {shares[of]:,} of {letters:,} letters"
     return why

@@ -113,6 +113,13 @@ def test_a_channel_is_that_of_the_table_where_there_are_several(tmp_path, wav):
         reco2file_and_channel="a talk A\nb talk B\nc talk B\n",
     )
     assert [u.channel for u in read_kaldi(folder)] == [0, 1, None]
+    segments = "u a 0 0.2\nv a 0 0.2 1\nw a 0 -1 -1\nx a 0 0.2 1.5\ny a 0 0.2 -2\nz a 0 0.2 1 1\n"
+    folder = make(tmp_path / "e", wav_scp=f"a {stereo}\n", segments=segments)
+    found = list(read_kaldi(folder))
+    assert [u.channel for u in found[:3] if not isinstance(u, Problem)] == [None, 1, None]
+    causes = ["a channel from 0 on, or -1, as its last word, but has `1.5`", "but has `-2`", "but has 6 words"]
+    for problem, cause in zip(found[3:], causes, strict=True):
+        assert isinstance(problem, Problem) and cause in problem.cause
 
 
 def test_what_is_wrong_is_said_by_file_and_line_and_the_rest_goes_on(tmp_path, wav):

@@ -92,6 +92,24 @@ def test_columns_of_equal_numbers_are_compressed():
 def test_what_is_no_matrix_is_refused_before_memory_is_asked_for(data, cause):
     with pytest.raises(DataError, match=f"`f` .*{cause}|`f`:? .*{cause}"):
         read_array(io.BytesIO(data), "`f`")
+    if "claims" in cause:
+        with pytest.raises(DataError, match=cause.replace("claims 2147483647 n", "claims 2147483647 x 1 n")):
+            read_rows(io.BytesIO(data), "`f`")
+
+
+def test_binary_that_is_taken_for_text_is_not_said_at_length():
+    with pytest.raises(DataError) as caught:
+        read_array(io.BytesIO(b"[ " + b"x" * 100_000 + b" ]\n"), "`f`")
+    assert "must be numbers" in str(caught.value) and len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_large_matrix_has_the_bytes_that_its_sizes_say(format):
+    data = as_bytes(np.zeros((1100, 1000), np.float32), format)
+    assert read_rows(io.BytesIO(data), "`f`") == (1100, 1000)
+    if format != "text":
+        with pytest.raises(DataError, match="claims 1100 x 1000 numbers"):
+            read_rows(io.BytesIO(data[:-1]), "`f`")
 
 
 @settings(max_examples=100, deadline=None)

@@ -37,6 +37,7 @@ def test_odd_characters_are_those_of_strange_scripts_and_invisible_ones():
     assert set(odd(alphabet(column([*latin, "f\u043ex", "a\u200bb", "x\ufffd", "\ue000", "é", "1 €"])))) == {
         "\u043e", "\u200b", "\ufffd", "\ue000",
     }  # fmt: skip
+    assert odd(alphabet(column(["a\u200bb"])))["\u200b"] == "an invisible character"
     assert not odd(alphabet(column(["привет"] * 20 + ["hello"])))
     assert not odd(alphabet(column(["日本語のテキスト", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"])))
 
