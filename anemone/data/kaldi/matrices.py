@@ -10,7 +10,6 @@ import io
 import math
 import os
 import struct
-from collections.abc import Callable
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -29,13 +28,8 @@ INTEGERS = b"\4"  # what a vector of integers begins with: the bytes of each
 PLAIN = {b"FM": ("<f4", 2), b"DM": ("<f8", 2), b"FV": ("<f4", 1), b"DV": ("<f8", 1)}  # token -> number, axes
 WIDTHS = {"<f4": 4, "<f8": 8, "<u2": 2, "u1": 1, "<i1, <i4": 5}  # bytes of a number
 CODED = {b"CM": "cm1", b"CM2": "cm2", b"CM3": "cm3"}
-SIZES: dict[bytes, Callable[[int, int], int]] = {  # token -> bytes of so many rows and columns
-    **{token: lambda rows, columns, width=WIDTHS[dtype]: rows * columns * width for token, (dtype, _) in PLAIN.items()},
-    INTEGERS: lambda rows, _: 5 * rows,
-    b"CM": lambda rows, columns: (8 + rows) * columns,
-    b"CM2": lambda rows, columns: 2 * rows * columns,
-    b"CM3": lambda rows, columns: rows * columns,
-}
+SIZES = {token: (WIDTHS[dtype], 0) for token, (dtype, _) in PLAIN.items()}  # token -> bytes of a number, of a column
+SIZES |= {INTEGERS: (5, 0), b"CM": (1, 8), b"CM2": (2, 0), b"CM3": (1, 0)}
 
 # What each of the 256 codes of `CM` is, as weights of the four percentiles of its column: straight lines between them.
 _KNOTS = np.eye(4, dtype=np.float32)
@@ -85,9 +79,9 @@ def read_rows(file: BinaryIO, where: str) -> tuple[int, int]:
     start = file.tell()
     if file.read(2) == BINARY:
         shape = _shape(file, where)
-        sizes = shape.rows, shape.columns
-        _check_claim(file, sizes, SIZES[shape.token](*sizes), where)
-        return sizes
+        number, column = SIZES[shape.token]
+        _check_claim(file, shape[1:3], (shape.rows * number + column) * shape.columns, where)
+        return shape.rows, shape.columns
     file.seek(start)
     array = read_array(file, where)
     return len(array), array.shape[-1]
