@@ -19,6 +19,7 @@ from anemone.errors import ConfigError
 
 CONF = Path(__file__).parent / "conf"
 LARGEST = 2**63  # no number is as large as this
+MOST_VALUES = 1_000_000  # of a config
 EMPTY: Mapping[str, Any] = types.MappingProxyType({})
 Tree = dict[str, Any]
 C = TypeVar("C")
@@ -192,17 +193,19 @@ def refuse_code(tree: Any, where: str = "") -> None:
     """Raises if any key of a tree could name code to run: ``_target_``, ``_partial_``, ``hydra`` and the like.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: naming the key; or the tree has no end, or too many values, as aliases of YAML make them.
     """
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            for part in str(key).split("."):
-                if part == "hydra" or (part.startswith("_") and part.endswith("_")):
-                    raise ConfigError(f"`{where}{key}` is refused: a config holds values and never names code to run.")
-            refuse_code(value, where)
-    elif isinstance(tree, list | tuple):
-        for value in tree:
-            refuse_code(value, where)
+    todo, count = [tree], 0
+    while todo:
+        part = todo.pop()
+        values = [*part.values()] if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
+        for key in part if isinstance(part, Mapping) else ():
+            if any(word == "hydra" or (word.startswith("_") and word.endswith("_")) for word in str(key).split(".")):
+                raise ConfigError(f"`{where}{key}` is refused: a config holds values and never names code to run.")
+        count += len(values)
+        if count > MOST_VALUES:
+            raise ConfigError(f"{where or 'a config '}must hold at most {MOST_VALUES:,} values, with those of aliases.")
+        todo += values
 
 
 def _refuse_interpolation(tree: Any, path: str = "", where: str = "") -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from anemone import config
-from anemone.config import compose, decode, encode, last_part, must, nearest, of_kind, stem
+from anemone.config import compose, decode, encode, last_part, must, nearest, of_kind, refuse_code, stem
 from anemone.errors import ConfigError
 
 
@@ -226,6 +226,17 @@ def test_a_users_file_that_names_code_is_refused_and_nothing_runs(tmp_path, text
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"is refused: a config holds values and never names code to run"):
         compose(str(path))
+
+
+def test_aliases_that_have_no_end_or_too_many_values_are_refused():
+    many = ["x"] * 10
+    for _ in range(9):
+        many = [many] * 10
+    endless: list[object] = []
+    endless.append(endless)
+    for tree in (many, {"a": {"b": endless}}):
+        with pytest.raises(ConfigError, match=r"^here: must hold at most 1,000,000 values"):
+            refuse_code(tree, "here: ")
 
 
 def test_a_file_of_a_group_cannot_read_the_environment(conf, monkeypatch):

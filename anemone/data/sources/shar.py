@@ -49,12 +49,10 @@ def shards(folder: str | Path) -> list[tuple[Path, Path]]:
 def read_shar(folder: str | Path) -> Iterator[Utterance | Problem]:
     """Yields the cuts of a folder, each with the place of its audio in a tar."""
     for cuts, tar in shards(folder):
-        table = members(tar)
-        places = {
-            name.rpartition(".")[0]: (name, at, size, odd)
-            for name, at, size, odd in zip(*(table[c].to_pylist() for c in ("name", "at", "size", "odd")), strict=True)
-            if not name.endswith((".json", ".nometa"))
-        }
+        try:
+            places: Places | DataError = _places(tar)
+        except DataError as error:
+            places = error
         for number, row in rows(os.fspath(cuts)):
             if isinstance(row, Problem):
                 yield row
@@ -62,12 +60,22 @@ def read_shar(folder: str | Path) -> Iterator[Utterance | Problem]:
             yield made(partial(_cut, row, os.fspath(folder), os.fspath(tar), places), os.fspath(cuts), number)
 
 
-def _cut(row: Mapping[str, Any], folder: str, tar: str, places: Places) -> Utterance:
+def _places(tar: Path) -> Places:
+    """What a tar has of the cuts."""
+    columns = (members(tar)[name].to_pylist() for name in ("name", "at", "size", "odd"))
+    found = [place for place in zip(*columns, strict=True) if not place[0].endswith((".json", ".nometa"))]
+    return {place[0].rpartition(".")[0]: place for place in found}
+
+
+def _cut(row: Mapping[str, Any], folder: str, tar: str, places: Places | DataError) -> Utterance:
     """The utterance of a cut.
 
     Raises:
         ValueError: its audio is not in the tar, or the cut is wrong.
+        DataError: the tar is none.
     """
+    if isinstance(places, DataError):
+        raise places
     name, at, size, odd = places.get(str(row.get("id")), ("", 0, 0, "is not there"))
     if odd or name.endswith(NO_DATA):
         raise ValueError(f"`{row.get('id')}` in `{tar}` {odd or 'has no audio'}")

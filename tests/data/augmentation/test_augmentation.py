@@ -119,7 +119,7 @@ def test_impossible_recipes_are_refused(tree, message):
         Recipe.parse(tree)
 
 
-@pytest.mark.parametrize("text", ["a: [", "speed: {}\n", "3", "- _target_: os.system", "\x00"])
+@pytest.mark.parametrize("text", ["a: [", "speed: {}\n", "3", "- _target_: os.system", "\x00", "&a [*a]"])
 def test_impossible_files_are_refused(text, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)

@@ -22,6 +22,7 @@ from anemone.data.sources import Utterance, source
 from anemone.data.sources.convert import convert, read
 from anemone.data.sources.detect import detect
 from anemone.data.sources.pieces import cut
+from anemone.data.sources.shar import write_shar
 from anemone.errors import DataError
 from anemone.testing import speech
 
@@ -163,6 +164,14 @@ def test_cuts_that_run_commands_mix_or_lack_audio_are_refused(tmp_path, ours):
     for line, cause in zip(found, ("commands are not run", "MixedCut", "recording", "transforms"), strict=True):
         assert cause in line and "cuts.jsonl:" in line
     assert all("`save_audios` first" in found[i] for i in (1, 3))
+
+
+def test_a_tar_of_shar_that_is_none_costs_its_own_cuts(tmp_path, ours):
+    write_shar(ours, tmp_path / "set", per_shard=1)
+    (tmp_path / "set/recording.000001.tar").write_bytes(b"")
+    found = list(read(tmp_path / "set"))
+    assert [isinstance(each, Problem) for each in found] == [False, True, False]
+    assert "cuts.000001.jsonl.gz:1: `" in str(found[1]) and "must be an uncompressed tar" in str(found[1])
 
 
 # --- tables, folders, parquet -----------------------------------------------------------------------------------------
