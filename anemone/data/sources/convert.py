@@ -31,13 +31,14 @@ def read(path: str | Path, form: str | None = None, *, trust_commands: bool = Fa
     """Yields the utterances of a data set of any format, and problems in the place of those that cannot be used.
 
     Args:
-        path: file, folder or pattern.
+        path: file, folder or pattern; ``assets/...`` is looked up inside the package.
         form: its format; told from what is there by default.
         trust_commands: whether to run the commands in a Kaldi folder.
 
     Raises:
         DataError: its format is unknown, or it cannot be read.
     """
+    path = placed(path)
     kind = form or detect(path)
     if kind == "kaldi" and trust_commands:
         from anemone.data.kaldi import read_kaldi

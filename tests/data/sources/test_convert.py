@@ -123,4 +123,4 @@ def test_every_format_becomes_every_other(recordings, tmp_path, first):
 def test_what_lies_in_the_package_is_found(tmp_path):
     done = convert(["assets/telephone_words/dev.jsonl"], tmp_path / "dev.csv")
     assert done.rows == len((ASSETS / "telephone_words/dev.jsonl").read_text().splitlines())
-    assert not done.problems
+    assert not done.problems and len(list(read("assets/telephone_words/dev.jsonl"))) == done.rows
