@@ -63,7 +63,7 @@ def test_every_verb_has_help_and_every_argument_of_it_a_line(anemone, verb):
         (["train", "telephone_words_quartznet", "run.folder=${oc.env:HOME}"], "`run.folder` must be written out"),
         (["classify", "m"], "anemone classify: the following arguments are required: AUDIO"),
         (["classify", "m", "a", "--batch-size", "x"], "anemone classify: argument --batch-size: must be 1 or more, but is 'x' instead"),
-        (["data", "speech-comands", "a", "b"], "invalid choice: 'speech-comands' (choose from 'speech-commands')"),
+        (["data", "speech-comands", "a", "b"], "`speech-comands` is not a verb of `anemone data`. Did you mean `speech-commands`?"),
         (["config", "telephone_word_quartznet"], "is not an experiment. Did you mean `telephone_words_quartznet`?"),
         (["train", "speech_commands_quartznet", "optim.lrr=1"], "`optim.lrr` is not a setting of NovoGradConfig. Did you mean `optim.lr`?"),
         (["config", "telephone_words_quartznet", "optim.lr=x"], "`optim.lr` must be a number, but is 'x' instead."),

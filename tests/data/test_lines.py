@@ -113,6 +113,7 @@ def test_members_of_tars_become_places_in_them(tmp_path):
     soundfile.write(tmp_path / "a.wav", speech(1.0), 16_000)
     with tarfile.open(tmp_path / "audio_0.tar", "w") as tar:
         tar.add(tmp_path / "a.wav", "a.wav")
+    (tmp_path / "a.wav").unlink()  # else it is the recording
     row = {"audio_filepath": "a.wav", "duration": 1.0, "text": "one", "shard_id": 0}
     (tmp_path / "tarred_audio_manifest.json").write_text(json.dumps(row) + "\n")
     index = opened([tmp_path / "tarred_audio_manifest.json"])
