@@ -147,15 +147,16 @@ def _exact(data: bytes, target: str) -> tuple[pa.Table, list[Cause]]:
     return pa.table({**own, **{name: column_of([row.get(name) for row in rows]) for name in names}}), causes
 
 
-def _object(line: bytes, target: str) -> dict[str, Any]:
-    """One line as the index's own columns and further keys.
+def parsed(line: bytes) -> dict[str, Any]:
+    """Returns the object of a line of JSON.
 
     Raises:
-        ValueError: not an object of JSON, or a value of the wrong type.
+        ValueError: it is none, or not Unicode.
     """
     try:
         row = json.loads(line.decode())
-        json.dumps(row, ensure_ascii=False).encode()
+        if b"\\u" in line:  # only so can half a pair be written
+            json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error.msg} at character {error.colno}") from error
     except UnicodeError as error:
@@ -164,6 +165,16 @@ def _object(line: bytes, target: str) -> dict[str, Any]:
         raise ValueError(f"is not JSON that can be read: {error}") from error
     if not isinstance(row, dict):
         raise ValueError(f"must be an object in braces, but is {type(row).__name__} instead")
+    return row
+
+
+def _object(line: bytes, target: str) -> dict[str, Any]:
+    """One line as the index's own columns and further keys.
+
+    Raises:
+        ValueError: not an object of JSON, or a value of the wrong type.
+    """
+    row = parsed(line)
     own = {
         "@audio": _typed(row, "audio", str, "a string"),
         "@offset": _typed(row, "offset", int | float, "a number of seconds"),

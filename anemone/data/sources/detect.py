@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
+from anemone.data.jsonlines import parsed
 from anemone.data.locators import is_url
 from anemone.data.sources import SOURCES
 from anemone.data.sources.lhotse import is_cut
 from anemone.data.sources.lines import folder_of, lines, pieces
 from anemone.data.sources.names import expand
-from anemone.data.sources.rows import parsed
 from anemone.data.sources.shar import CUTS
 from anemone.data.sources.tables import METADATA
 from anemone.data.sources.tarred import MANIFEST_NAME, TARS, is_tarred

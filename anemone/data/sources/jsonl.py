@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from anemone.data.jsonlines import SKIP
+from anemone.data.jsonlines import SKIP, parsed
 from anemone.data.locators import name_of, relative
 from anemone.data.problems import Problem
 from anemone.data.sources import Utterance
 from anemone.data.sources.lines import folder_of, lines
 from anemone.data.sources.names import expand
 from anemone.data.sources.pieces import seconds
-from anemone.data.sources.rows import parsed, row_of, utterance
+from anemone.data.sources.rows import row_of, utterance
 from anemone.errors import DataError
 
 NAMES = {"id": "id", "audio": "audio_filepath", "offset": "offset", "duration": "duration", "text": "text"}

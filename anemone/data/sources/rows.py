@@ -1,6 +1,5 @@
 """Rows of names and values, as manifests and tables have them, to utterances and back."""
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -23,27 +22,6 @@ TABLE = {
     "channel": ("channel",),
 }
 """The same of tables."""
-
-
-def parsed(line: bytes) -> dict[str, Any]:
-    """Returns the object of a line of JSON.
-
-    Raises:
-        ValueError: it is none, or not Unicode.
-    """
-    try:
-        row = json.loads(line.decode())
-        if b"\\u" in line:  # only so can half a pair be written
-            json.dumps(row, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error.msg} at character {error.colno}") from error
-    except UnicodeError as error:
-        raise ValueError(f"is not Unicode text: {error}") from error
-    except (RecursionError, ValueError) as error:
-        raise ValueError(f"is not JSON that can be read: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"must be an object in braces, but is {type(row).__name__} instead")
-    return row
 
 
 def utterance(
