@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,6 @@ BLOCK = tarfile.BLOCKSIZE
 
 Put = Callable[[str, bytes], dict[str, Any]]
 """Keeps a recording under a name that is a `file_stem` with an ending, and returns the manifest's keys that find it."""
-
-
-class Placed(NamedTuple):
-    """A member of a tar."""
-
-    offset: int
-    size: int
 
 
 def tar_name(number: int) -> str:

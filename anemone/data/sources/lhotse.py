@@ -18,7 +18,6 @@ from anemone.data.sources.pieces import Header, as_file, header, seconds
 from anemone.errors import DataError
 
 CUTS = ("MonoCut", "MultiCut")
-OURS = ("label",)  # what a cut has no place for but among custom values
 SAVE = "write them out with Lhotse's `save_audios` first"
 
 

@@ -22,7 +22,6 @@ from anemone.errors import DataError
 
 CHUNK = 32_768  # utterances at a time
 TYPES = (pa.string(), pa.float64(), pa.float64(), pa.string(), pa.int32())  # of OWN
-FURTHER = ("id", "speaker", "channel")
 
 
 class Columns(NamedTuple):
