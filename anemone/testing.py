@@ -2,6 +2,9 @@
 
 import functools
 import json
+import secrets
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +65,15 @@ def _words() -> list[dict[str, Any]]:
 @functools.cache
 def _recordings(rate: int) -> Recordings:
     return Recordings(rate, cache_mb=64)
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nobody listens on, below those that systems hand out unasked."""
+    while True:
+        port = secrets.choice(range(15_000, 30_000))
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def tiny(

@@ -29,7 +29,13 @@ class Joined(DDPStrategy):
         """Leaves the module as it is."""
 
     def teardown(self) -> None:
-        """Lets the processes go, so that the next run of this one may join others."""
+        """Lets the processes go, so that the next run of this one may join others.
+
+        A network that failed before it had memory stays as it is: Lightning would move it, and hide why it failed.
+        """
+        module = self._lightning_module
+        if module is not None and any(parameter.is_meta for parameter in module.parameters()):
+            self._lightning_module = None
         super().teardown()
         if dist.is_initialized():
             dist.destroy_process_group()

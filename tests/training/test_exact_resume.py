@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from anemone.config import decode
-from anemone.testing import run_ranks
+from anemone.testing import free_port, run_ranks
 from anemone.training import module
 from anemone.training.engine import Engine
 from anemone.training.experiment import ExperimentConfig, train
@@ -166,12 +165,6 @@ def run(case, jobs):
                 steps.setdefault(number, (loss, set()))[1].update(rows)
         runs.append(steps)
     return runs
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def stopped(folder, copy):

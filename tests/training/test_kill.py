@@ -17,12 +17,13 @@ from anemone.training.resume import read_checkpoint
 # Trains in forked processes, as many for each line it reads as that says: a start takes a tenth of a second. Saves are
 # slowed down.
 SERVER = """
-import json, os, socket, sys, time, traceback
+import json, os, sys, time, traceback
 import torch
 import anemone.checkpoint.atomic as atomic
 import anemone.checkpoint.sharded as sharded
 import anemone.training.launch
 from anemone.config import decode
+from anemone.testing import free_port
 from anemone.training.experiment import ExperimentConfig, train
 
 torch.set_num_threads(1)
@@ -47,9 +48,7 @@ def run(rank, world, port, tree):
 
 for line in sys.stdin:
     world, tree = json.loads(line)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     pids = []
     for rank in range(world):
         if (pid := os.fork()) == 0:

@@ -4,16 +4,19 @@ import csv
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from anemone import load
 from anemone.checkpoint.archive import read_archive
 from anemone.config import decode
 from anemone.training.experiment import ExperimentConfig, train
+from anemone.training.settings import experiment
 
 SCRIPT = """
 import json, sys
@@ -134,3 +137,18 @@ def test_speech_is_learnt_over_shards_as_by_one_process(one, tree, tmp_path):
 
 def size_on_card(folder):
     return re.search(r"parameters \| ([\d,]+)", read_archive(folder / "model.anemone").card)[1]
+
+
+def test_processes_that_cannot_meet_say_so_and_nothing_else(tmp_path, monkeypatch):
+    """A network without memory is not moved on the way out, which would hide the reason."""
+    settings = ["trainer.devices=2", "parallel.dp_shard=2", "trainer.max_steps=2", f"run.folder={tmp_path / 'run'}"]
+    config = experiment("llama_tiny", [*settings, "run.progress=none"])
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        for name, value in (place | meeting).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(dist.DistNetworkError, match="failed to listen"):
+            train(config)
