@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-ray setup check format slurm parity bench bench-augment bench-index bench-llm bench-loading bench-plan docs clean
+.PHONY: demo test test-slow test-ray setup check format slurm parity bench bench-asr bench-augment bench-index bench-llm bench-loading bench-plan docs clean
 
 demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
 	$(BIN)/python recipes/telephone_words/demo.py
@@ -44,6 +44,9 @@ parity: setup  ## prove every layout against one process, and write the table of
 
 bench: setup  ## measure us and the peer in one run; the peer goes into an environment of its own
 	$(MAKE) -C benchmarks PYTHON=$(abspath $(BIN)/python)
+
+bench-asr: setup  ## time training and inference of recognisers by us and by NeMo, from the same archives
+	$(MAKE) -C benchmarks asr PYTHON=$(abspath $(BIN)/python)
 
 bench-augment: setup  ## time augmentation on disk by us, NeMo, Lhotse and sox, if it is installed
 	$(MAKE) -C benchmarks augment PYTHON=$(abspath $(BIN)/python)

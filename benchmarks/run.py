@@ -34,9 +34,9 @@ START = {
 class Worker:
     """A process that times what it is told to."""
 
-    def __init__(self, python: str, script: str) -> None:
+    def __init__(self, python: str, script: str, *args: str) -> None:
         self.process = subprocess.Popen(
-            [python, str(HERE / script)],
+            [python, str(HERE / script), *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -45,16 +45,21 @@ class Worker:
 
     def ask(self, item: str) -> dict[str, float]:
         """Seconds of one repetition, and what else the worker says of it."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
         time.sleep(REST)
         print(item, file=self.process.stdin, flush=True)
+        return self.wait()
+
+    def wait(self) -> dict[str, float]:
+        """What the worker says next."""
+        assert self.process.stdout
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise SystemExit(f"{self.process.args} ended at {item}; run it by hand to see why")
+        raise SystemExit(f"{self.process.args} ended; run it by hand to see why")
 
 
-def measure(ours: Worker, peer: Worker, item: str, pairs: int) -> str:
+def measure(ours: Worker, peer: Worker, item: str, title: str, pairs: int) -> str:
     for _ in range(3):
         first, second = ours.ask(item), peer.ask(item)
     sizes = (first["size"], second["size"])
@@ -62,7 +67,7 @@ def measure(ours: Worker, peer: Worker, item: str, pairs: int) -> str:
     times = [(ours.ask(item)["seconds"], peer.ask(item)["seconds"]) for _ in range(pairs)]
     us, them = (statistics.median(side) for side in zip(*times, strict=True))
     ratio = statistics.median(b / a for a, b in times)
-    return f"| {ITEMS[item]} | {1000 * us:.1f} | {1000 * them:.1f} | {ratio:.2f} |"
+    return f"| {title} | {1000 * us:.1f} | {1000 * them:.1f} | {ratio:.2f} |"
 
 
 def start(python: str, statement: str, times: int = 5) -> float:
@@ -85,7 +90,7 @@ def main() -> None:
     ours, peer = Worker(args.ours, "ours.py"), Worker(args.peer, "peer_nemo.py")
     print("| what | anemone, ms | NeMo 3.0.0, ms | NeMo / anemone |\n|---|--:|--:|--:|")
     for item in args.items:
-        print(measure(ours, peer, item, args.pairs), flush=True)
+        print(measure(ours, peer, item, ITEMS[item], args.pairs), flush=True)
     print("\n| a new Python, seconds | anemone | NeMo 3.0.0 |\n|---|--:|--:|")
     for name, (us, them) in START.items():
         theirs = f"{start(args.peer, them):.2f}" if them else ""
