@@ -5,28 +5,31 @@ tokenizers. The classes it names are keys into the tables of `anemone.checkpoint
 such a name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from anemone.checkpoint.archive import NEMO_CONFIG, Archive
 from anemone.checkpoint.names import features, heads, quartznet
-from anemone.checkpoint.names.rules import Table, translate
+from anemone.checkpoint.names.rules import Encoder, Model, Purpose, look_up, target, translate, translate_part
 from anemone.checkpoint.safe import load_tensors, load_tree, open_members
-from anemone.config import Tree, last_part, nearest
+from anemone.config import Tree
 from anemone.errors import ArchiveError
 
 WEIGHTS = "model_weights.ckpt"
-ENCODERS = {"nemo.collections.asr.modules.ConvASREncoder": quartznet.ENCODER}
-ENCODER_KINDS = {heads.recognition: "quartznet", heads.classification: "matchboxnet"}
-CROPS = {"nemo.collections.asr.modules.CropOrPadSpectrogramAugmentation": quartznet.CROP}
-LOOKED_UP = {f"{p}._target_" for p in ("preprocessor", "spec_augment", "crop_or_pad_augment", "encoder", "decoder")}
-RECOMPUTED = "preprocessor."  # windows and filters, which follow from the settings
-SQUEEZED = ("pointwise.weight", "head.linear.weight")  # convolutions of kernel 1 there, matrices here
 
-T = TypeVar("T")
+# The tables to which a family adds its rows.
+MODELS: dict[str, Model] = {**heads.MODELS}  # class of a model -> what it is for
+ENCODERS: dict[str, Encoder] = {**quartznet.ENCODERS}  # class of an encoder -> its settings
+ENCODER_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {  # our kind of model -> names of tensors, of its settings
+    "quartznet": quartznet.tensor_names,
+    "matchboxnet": quartznet.tensor_names,
+}
+HEAD_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {**heads.HEADS}  # our kind of head -> the same, of the task's
+RECOMPUTED = ("preprocessor.",)  # windows and filters, which follow from the settings
+SQUEEZED = ("pointwise.weight", "head.linear.weight")  # convolutions of kernel 1 there, matrices here
 
 
 def read_nemo(path: str | Path) -> Archive:
@@ -40,30 +43,30 @@ def read_nemo(path: str | Path) -> Archive:
             config = load_tree(members.read(NEMO_CONFIG), NEMO_CONFIG)
             purpose, model, feature = _settings(config)
             with members.open(WEIGHTS) as file:
-                tensors = rename(load_tensors(file, WEIGHTS), tensor_names(model))
+                tensors = rename(load_tensors(file, WEIGHTS), tensor_names({**purpose.tree, "model": model}))
             files = {ours: members.read(member) for ours, member in purpose.artifacts.items()}
         except ArchiveError as error:
             raise ArchiveError(f"`{path}`: {error}") from error
     return Archive({**purpose.tree, "model": model, "features": feature}, tensors, files)
 
 
-def _settings(config: Tree) -> tuple[heads.Purpose, Tree, Tree]:
+def _settings(config: Tree) -> tuple[Purpose, Tree, Tree]:
     """Translates NeMo's settings into those of a task with its loss, of a model, and of features."""
-    read = _look_up(config.get("target"), heads.MODELS, "target")
+    whole = look_up(config.get("target"), MODELS, "target")
+    encoder = look_up(target(config, "encoder"), ENCODERS, "encoder._target_")
+    groups = ("preprocessor", "spec_augment", "encoder", *encoder.groups, *whole.groups)
     for where, name in _targets(config):
-        if where not in LOOKED_UP:
+        if where not in {f"{group}._target_" for group in groups}:
             raise ArchiveError(f"`{where}` is {name!r}, which cannot be read: no class is looked up there.")
     if config.get("adapters"):
         raise ArchiveError("`adapters` cannot be read yet: save the model without them.")
-    kind, table, extra = _look_up(_target(config, "preprocessor"), features.PREPROCESSORS, "preprocessor._target_")
+    kind, table, extra = look_up(target(config, "preprocessor"), features.PREPROCESSORS, "preprocessor._target_")
     feature = {"kind": kind, **extra, **translate(config["preprocessor"], table, "preprocessor")}
     if config.get("spec_augment"):
-        feature["spec_augment"] = _part(config, "spec_augment", features.AUGMENTATIONS)
-    encoder = _part(config, "encoder", ENCODERS)
-    model = {"kind": ENCODER_KINDS[read], "size": "custom", "blocks": quartznet.blocks(encoder["blocks"])}
-    if config.get("crop_or_pad_augment"):
-        model |= _part(config, "crop_or_pad_augment", CROPS)
-    return read(config, _part(config, "decoder", heads.DECODERS)), model, feature
+        feature["spec_augment"] = translate_part(config, "spec_augment", features.AUGMENTATIONS)
+    settings = translate(config["encoder"], encoder.table, "encoder")
+    purpose = whole.purpose(config)
+    return purpose, encoder.model(settings, config, purpose.tree["task"]["kind"]), feature
 
 
 def _targets(tree: Any, where: str = "") -> Iterator[tuple[str, Any]]:
@@ -76,35 +79,15 @@ def _targets(tree: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield from _targets(value, path)
 
 
-def _part(config: Tree, name: str, tables: Mapping[str, Table]) -> Tree:
-    """Translates the settings of one module by the table of its class."""
-    return translate(config[name], _look_up(_target(config, name), tables, f"{name}._target_"), name)
-
-
-def _target(config: Tree, name: str) -> Any:
-    part = config.get(name)
-    if not isinstance(part, Mapping):
-        raise ArchiveError(f"`{NEMO_CONFIG}` must have the group `{name}`, but `{name}` is {part!r} instead.")
-    return part.get("_target_")
-
-
-def _look_up(name: Any, table: Mapping[str, T], where: str) -> T:
-    """The entry of a class; the name is a key and never imported."""
-    if not isinstance(name, str) or name not in table:
-        raise ArchiveError(
-            f"`{where}` is {name!r}, which cannot be read.{nearest(str(name), table, by=last_part)}"
-            f" It can be: {', '.join(table)}."
-        )
-    return table[name]
-
-
-def tensor_names(model: Tree) -> dict[str, str]:
+def tensor_names(config: Tree) -> dict[str, str]:
     """Our name of each parameter and buffer -> NeMo's.
 
     Args:
-        model: our settings of the encoder.
+        config: our settings: ``model`` with its kind, and ``task`` with its kind and, where it has several, its head.
     """
-    return {**quartznet.tensor_names(model["blocks"]), **heads.HEAD_NAMES}
+    model, task = config["model"], config["task"]
+    head = task.get("head", {"kind": "ctc"})["kind"] if task["kind"] == "recognition" else task["kind"]
+    return {**ENCODER_NAMES[model["kind"]](model), **HEAD_NAMES[head](task)}
 
 
 def rename(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

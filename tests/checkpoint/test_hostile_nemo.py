@@ -32,13 +32,15 @@ CONFIG: dict[str, Any] = {
     "decoder": {"_target_": f"{ASR}.modules.ConvASRDecoderClassification", "feat_in": 8, "num_classes": 2},
 }
 
+OURS: dict[str, Any] = {
+    "task": {"kind": "classification"},
+    "model": {"kind": "matchboxnet", "blocks": [{"separable": True, "repeat": 1, "residual": False}]},
+}
+
 
 def nemo(folder: Path, config: object, tensors: dict[str, torch.Tensor] | None = None) -> Path:
     """An archive of any config; its tensors are those the small config above asks for, if none are given."""
-    blocks = [{"separable": True, "repeat": 1, "residual": False}]
-    torch.save(
-        tensors or {name: torch.ones(1) for name in tensor_names({"blocks": blocks}).values()}, data := io.BytesIO()
-    )
+    torch.save(tensors or {name: torch.ones(1) for name in tensor_names(OURS).values()}, data := io.BytesIO())
     with tarfile.open(folder / "m.nemo", "w") as tar:
         for name, content in (
             ("./model_config.yaml", yaml.safe_dump(config).encode()),
@@ -115,7 +117,7 @@ def test_tensors_that_are_missing_unknown_or_misshapen_are_named(tmp_path):
         read_nemo(nemo(tmp_path, CONFIG, {"x": torch.ones(1)}))
     with pytest.raises(ArchiveError, match=r"the config asks for more than the 9 weights that came with it"):
         anemone.load(nemo(tmp_path, CONFIG))
-    names = tensor_names({"blocks": [{"separable": True, "repeat": 1, "residual": False}]}).values()
+    names = tensor_names(OURS).values()
     enough = dict.fromkeys(names, torch.ones(1)) | {"decoder.decoder_layers.0.bias": torch.ones(10_000)}
     with pytest.raises(ArchiveError, match=r"must be \[8, 16\], but is \[1\] instead"):
         anemone.load(nemo(tmp_path, CONFIG, enough))

@@ -124,7 +124,7 @@ def test_the_loss_in_evaluation_mode_is_the_golden_one(family):
 def test_three_training_steps_give_the_golden_losses_and_gradients(family):
     read = read_nemo(archive(family))
     net, want = network(read).train(), expected(family)
-    theirs = tensor_names(read.config["model"])
+    theirs = tensor_names(read.config)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0)
     losses = []
     for step in range(3):
@@ -160,7 +160,7 @@ def test_a_loaded_classifier_gives_the_golden_labels(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_tensor_has_a_name_on_both_sides(family):
     read = read_nemo(archive(family))
-    names = tensor_names(read.config["model"])
+    names = tensor_names(read.config)
     assert set(names) == set(network(read).state_dict()) == set(read.tensors)
     assert len(set(names.values())) == len(names)
     with tarfile.open(archive(family)) as tar:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table, translate
+from anemone.checkpoint.names.rules import Encoder, Ignored, Only, Rule, Table, translate, translate_part
 from anemone.config import Tree
 from anemone.errors import ArchiveError
 
@@ -62,7 +62,24 @@ BLOCK: Table = {
 
 CROP: Table = {"audio_length": Rule("num_frames", 128)}
 
+CROPS = {"nemo.collections.asr.modules.CropOrPadSpectrogramAugmentation": CROP}
+KINDS = {"recognition": "quartznet", "classification": "matchboxnet"}
+
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def model(encoder: Tree, config: Tree, task: str) -> Tree:
+    """Returns our settings of the model.
+
+    Args:
+        encoder: NeMo's settings of its encoder, translated by `ENCODER`.
+        config: NeMo's settings of the whole model.
+        task: our kind of task.
+    """
+    tree = {"kind": KINDS[task], "size": "custom", "blocks": blocks(encoder["blocks"])}
+    if config.get("crop_or_pad_augment"):
+        tree |= translate_part(config, "crop_or_pad_augment", CROPS)
+    return tree
 
 
 def blocks(value: Any) -> list[Tree]:
@@ -89,16 +106,16 @@ def _odd_kernel(block: Tree) -> Tree:
     return {**kept, "kernel": kernel + 1 - kernel % 2}
 
 
-def tensor_names(blocks: list[Tree]) -> dict[str, str]:
+def tensor_names(model: Tree) -> dict[str, str]:
     """Our name of each parameter and buffer -> NeMo's.
 
     NeMo numbers a block's layers in one list: convolutions, normalisation, activation and dropout of each repeat.
 
     Args:
-        blocks: settings of our blocks.
+        model: our settings of the encoder.
     """
     names: dict[str, str] = {}
-    for b, block in enumerate(blocks):
+    for b, block in enumerate(model["blocks"]):
         ours, theirs = f"encoder.blocks.{b}", f"encoder.encoder.{b}"
         convs = ["depthwise", "pointwise"] if block["separable"] else ["pointwise"]
         units = [(f"{ours}.units.{r}", f"{theirs}.mconv", r * (len(convs) + 3)) for r in range(block["repeat"])]
@@ -109,3 +126,7 @@ def tensor_names(blocks: list[Tree]) -> dict[str, str]:
             names[f"{ours}.residual.pointwise.weight"] = f"{theirs}.res.0.0.conv.weight"
             names |= {f"{ours}.residual.norm.{part}": f"{theirs}.res.0.1.{part}" for part in NORM}
     return names
+
+
+# `_target_` of an encoder -> how its settings are read.
+ENCODERS = {"nemo.collections.asr.modules.ConvASREncoder": Encoder(ENCODER, model, ("crop_or_pad_augment",))}

@@ -1,10 +1,12 @@
 """How a table of settings is read: every setting is translated, or refused by name; none is passed over."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from anemone.config import Tree, nearest
+from anemone.config import Tree, last_part, nearest
 from anemone.errors import ArchiveError
+
+T = TypeVar("T")
 
 
 class Rule(NamedTuple):
@@ -31,6 +33,87 @@ class Ignored(NamedTuple):
 
 
 Table = Mapping[str, Rule | Only | Ignored]
+
+
+class Encoder(NamedTuple):
+    """How settings of an encoder's class are read."""
+
+    table: Table
+    """Its settings."""
+
+    model: Callable[[Tree, Tree, str], Tree]
+    """From (its settings translated, NeMo's settings of the whole model, our kind of task) to our settings of a model,
+    with their ``kind``."""
+
+    groups: tuple[str, ...] = ()
+    """Further groups of the whole model whose classes ``model`` looks up."""
+
+
+class Purpose(NamedTuple):
+    """The settings of a task, and the archive's members it needs: our name -> the member."""
+
+    tree: Tree
+    artifacts: dict[str, str]
+
+
+class Model(NamedTuple):
+    """How the class of a whole model is read: what it is for."""
+
+    purpose: Callable[[Tree], Purpose]
+    """From NeMo's settings of the whole model to those of a task, its loss and its decoding."""
+
+    groups: tuple[str, ...] = ("decoder",)
+    """Groups of the whole model whose classes ``purpose`` looks up."""
+
+
+def look_up(name: Any, table: Mapping[str, T], where: str) -> T:
+    """Returns the entry of a class; the name is a key and never imported.
+
+    Args:
+        name: what stands in an archive.
+        table: by the names of classes.
+        where: what the name belongs to, for messages.
+
+    Raises:
+        ArchiveError: no such entry.
+    """
+    if not isinstance(name, str) or name not in table:
+        raise ArchiveError(
+            f"`{where}` is {name!r}, which cannot be read.{nearest(str(name), table, by=last_part)}"
+            f" It can be: {', '.join(table)}."
+        )
+    return table[name]
+
+
+def target(config: Mapping[str, Any], name: str) -> Any:
+    """Returns the name of the class of a group of settings.
+
+    Args:
+        config: settings of the whole model.
+        name: of the group.
+
+    Raises:
+        ArchiveError: there is no such group.
+    """
+    part = config.get(name)
+    if not isinstance(part, Mapping):
+        raise ArchiveError(f"`model_config.yaml` must have the group `{name}`, but `{name}` is {part!r} instead.")
+    return part.get("_target_")
+
+
+def translate_part(config: Mapping[str, Any], name: str, tables: Mapping[str, Table]) -> Tree:
+    """Translates a group of settings by the table of its class.
+
+    Args:
+        config: settings of the whole model.
+        name: of the group.
+        tables: by the names of classes.
+
+    Raises:
+        ArchiveError: no such group, a class without a table, or a setting that cannot be had here.
+    """
+    table = look_up(target(config, name), tables, f"{name}._target_")
+    return translate(config[name], table, name)
 
 
 def translate(settings: Any, table: Table, where: str) -> Tree:
