@@ -227,6 +227,16 @@ class Index:
             raise DataError(f"`{name}` is not a further column of the manifests.{nearest(name, self.columns)}")
         return self.table[name]
 
+    def values(self, numbers: Sequence[int] | npt.NDArray[np.int64], names: Sequence[str]) -> list[dict[str, Any]]:
+        """Returns what some utterances have in further columns, by name; None where a line has no such key."""
+        take = pa.array(numbers, pa.int64())
+        there = [name for name in names if name in self.columns]
+        found = [self.table[name].take(take).to_pylist() for name in there]
+        nothing = dict.fromkeys(names)
+        return [nothing | dict(zip(there, row, strict=True)) for row in zip(*found, strict=True)] or [
+            dict(nothing) for _ in numbers
+        ]
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the same file; a table without one travels."""
         return (_reopen, (self.path,)) if self.path else (Index, (self.table,))

@@ -1,11 +1,13 @@
 """Micro-batches from rows: what runs in the workers."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
 
+from anemone.config import EMPTY
 from anemone.data.audio import Recordings
 from anemone.data.augmentation import Recipe, augment
 from anemone.data.batch import Batch, FeatureBatch, collate
@@ -14,10 +16,61 @@ from anemone.data.manifest import Index
 from anemone.errors import DataError
 
 Encode = Callable[[str], Sequence[int]]
+"""Target text -> tokens or class number. A `RowEncode` is one that is shown more of the row."""
+
 Loaded = tuple[Batch | FeatureBatch | None, list[tuple[int, str]]]
 """A micro-batch, and row and cause of each utterance it lost."""
 
-SMALL = "audio_len", "frames", "targets", "target_len", "rows"  # fields of a batch that weigh nothing
+SMALL = "audio_len", "frames", "targets", "target_len", "rows", "prompt_len"  # fields of a batch that weigh nothing
+
+
+class Target(NamedTuple):
+    """What a task learns from a row."""
+
+    tokens: Sequence[int]
+    """The prompt, then the text."""
+
+    prompt_len: int
+    """How many of them are the prompt: given rather than learned."""
+
+
+class RowEncode(NamedTuple):
+    """Gives the target of a row from its text and further columns of its manifest; of a text alone it gives the tokens.
+
+    Example:
+        >>> by_language = RowEncode(("lang",), lambda text, row: Target([len(row.get("lang") or ""), len(text)], 1))
+        >>> by_language.of("bonjour", {"lang": "fr"})
+        Target(tokens=[2, 7], prompt_len=1)
+        >>> by_language("hello")
+        [0, 5]
+    """
+
+    columns: tuple[str, ...]
+    """Names of the columns."""
+
+    of: Callable[[str, Mapping[str, Any]], Target]
+    """From the text and the values of the columns, None where a line has none; raises DataError."""
+
+    prompted: bool = True
+    """Whether its targets begin with prompts."""
+
+    def __call__(self, text: str) -> list[int]:
+        """Returns the tokens of a text whose row says nothing more."""
+        return list(self.of(text, EMPTY).tokens)
+
+    def joined(self, targets: Sequence[Target]) -> tuple[list[Sequence[int]], list[int] | None]:
+        """Returns the tokens of each, and the lengths of their prompts where there are prompts."""
+        tokens, lengths = [target.tokens for target in targets], [target.prompt_len for target in targets]
+        return tokens, lengths if self.prompted else None
+
+
+def row_encode(encode: Encode) -> RowEncode:
+    """Returns what encodes whole rows: itself, or one that looks at the text alone."""
+    return encode if isinstance(encode, RowEncode) else RowEncode((), partial(_plain, encode), prompted=False)
+
+
+def _plain(encode: Encode, text: str, values: Mapping[str, Any]) -> Target:
+    return Target(encode(text), 0)
 
 
 class Reader(Dataset[Loaded]):
@@ -32,16 +85,17 @@ class Reader(Dataset[Loaded]):
     """
 
     def __init__(self, index: Index, recordings: Recordings, encode: Encode, *, recipe: Recipe, seed: int) -> None:
-        self.index, self.recordings, self.encode = index, recordings, encode
+        self.index, self.recordings, self.targets = index, recordings, row_encode(encode)
         self.recipe, self.seed = recipe.opened(recordings.rate), seed
 
     def __getitem__(self, key: Key) -> Loaded:
         """Returns the micro-batch of some rows, None if none of them can be used, and what is wrong with the others."""
         copies, numbers = key
         clips, targets, rows, failures = [], [], [], []
-        for number, copy, row in zip(numbers.tolist(), copies.tolist(), self.index.rows(numbers), strict=True):
+        whole = zip(self.index.rows(numbers), self.index.values(numbers, self.targets.columns), strict=True)
+        for number, copy, (row, values) in zip(numbers.tolist(), copies.tolist(), whole, strict=True):
             try:
-                tokens = self.encode(row.target)
+                target = self.targets.of(row.target, values)
                 clip = self.recordings.piece(row.audio, row.offset, row.duration, channel=row.channel)
                 if self.recipe.waveform:
                     clip = augment(clip, self.recordings.rate, self.recipe, seed=self.seed, id=row.id, copy=copy).audio
@@ -49,9 +103,12 @@ class Reader(Dataset[Loaded]):
                 failures.append((number, str(error)))
                 continue
             clips.append(clip)
-            targets.append(tokens)
+            targets.append(target)
             rows.append(number)
-        return (collate(clips, targets, rows, rate=self.recordings.rate) if rows else None), failures
+        if not rows:
+            return None, failures
+        tokens, prompt_len = self.targets.joined(targets)
+        return collate(clips, tokens, rows, rate=self.recordings.rate, prompt_len=prompt_len), failures
 
 
 def pack(loaded: Any) -> Any:
@@ -71,4 +128,4 @@ def unpack(packed: Any) -> Loaded:
 
 
 def _small(batch: Batch | FeatureBatch) -> list[str]:
-    return [name for name in SMALL if name in batch._fields]
+    return [name for name in SMALL if getattr(batch, name, None) is not None]

@@ -18,7 +18,7 @@ from anemone.data.kaldi.dataset import KaldiFeatureDataset, Matrices
 from anemone.data.loader import make_loader
 from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig
-from anemone.data.reader import Encode, Loaded
+from anemone.data.reader import Encode, Loaded, row_encode
 from anemone.errors import DataError
 
 
@@ -110,7 +110,7 @@ class FeatureReader(Dataset[Loaded]):
     """
 
     def __init__(self, index: Index, matrices: Matrices, encode: Encode, config: KaldiDataConfig) -> None:
-        self.index, self.matrices, self.encode, self.config = index, matrices, encode, config
+        self.index, self.matrices, self.targets, self.config = index, matrices, row_encode(encode), config
         self.width = index.width if isinstance(index, KaldiFeatureDataset) else None
 
     def __getitem__(self, key: Key) -> Loaded:
@@ -118,7 +118,8 @@ class FeatureReader(Dataset[Loaded]):
         _, numbers = key
         chosen, targets, rows, failures = [], [], [], []
         found = self.matrices.of(self.index, numbers.tolist())
-        for number, row, matrix in zip(numbers.tolist(), self.index.rows(numbers), found, strict=True):
+        values = self.index.values(numbers, self.targets.columns)
+        for number, row, more, matrix in zip(numbers.tolist(), self.index.rows(numbers), values, found, strict=True):
             try:
                 if isinstance(matrix, DataError):
                     raise matrix
@@ -128,7 +129,7 @@ class FeatureReader(Dataset[Loaded]):
                         f"`{row.audio}` must have the width of the first utterance, {self.width}, "
                         f"but has {matrix.shape[1]} features a frame."
                     )
-                targets.append(self.encode(row.target))
+                targets.append(self.targets.of(row.target, more))
             except DataError as error:
                 failures.append((number, str(error)))
                 continue
@@ -136,7 +137,7 @@ class FeatureReader(Dataset[Loaded]):
             rows.append(number)
         if not rows:
             return None, failures
-        batch = collate_features(
-            chosen, targets, rows, hop=self.config.hop_ms / 1000, pad_frames=self.config.pad_frames
-        )
+        tokens, prompt_len = self.targets.joined(targets)
+        hop, pad_frames = self.config.hop_ms / 1000, self.config.pad_frames
+        batch = collate_features(chosen, tokens, rows, hop=hop, pad_frames=pad_frames, prompt_len=prompt_len)
         return batch, failures
