@@ -51,14 +51,17 @@ def stem(path: str) -> str:
 # --- tables of kinds --------------------------------------------------------------------------------------------------
 
 
-def of_kind(table: Mapping[str, str], *, optional: bool = False) -> Any:
+def of_kind(table: Mapping[str, str], *, optional: bool = False, default: str = "") -> Any:
     """A field that holds one of several dataclasses, picked by ``kind:``.
 
     Args:
         table: kind -> "module:Class", imported only when picked.
         optional: whether the field may be left out, or null.
+        default: the kind that stands, with its defaults, for a field that is left out.
     """
     metadata = {"kinds": table}
+    if default:
+        return dataclasses.field(default_factory=lambda: load_class(table[default])(), metadata=metadata)
     return dataclasses.field(default=None, metadata=metadata) if optional else dataclasses.field(metadata=metadata)
 
 

@@ -384,8 +384,8 @@ class Chain(nn.Module):
 
         Args:
             *args: inputs of the chain, in the order of `inputs`.
-            after: a stage whose outputs are known already: they are given in the place of inputs, and it is passed over
-                with all that stand before it.
+            after: a stage whose outputs are known already: they are given first, and it is passed over with all that
+                stand before it; inputs of the chain that are still wanted follow.
             **kwargs: inputs of the chain, by name.
 
         Raises:
@@ -393,7 +393,10 @@ class Chain(nn.Module):
                 the axes or sizes of its port.
         """
         if after:
-            flow, left = self._known(after, args), list(self.wiring)[list(self.wiring).index(after) + 1 :]
+            left = list(self.wiring)[list(self.wiring).index(after) + 1 :]
+            wanted = [arg for arg in self.inputs if any(self.wiring[name].get(arg) == "" for name in left)]
+            known = len(self.stages[after].outputs)
+            flow = self._known(after, args[:known]) | dict(zip(wanted, args[known:], strict=True))
         else:
             flow, left = dict(zip(self.inputs, args, strict=False)) | kwargs, list(self.wiring)
             if len(args) + len(kwargs) != len(self.inputs) or flow.keys() != set(self.inputs):

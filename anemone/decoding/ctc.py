@@ -1,36 +1,29 @@
 """Greedy CTC decoding: the best token of each frame, repeats joined, blanks dropped."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-
-class Hypothesis(NamedTuple):
-    """What was decoded from one utterance."""
-
-    tokens: list[int]
-    """Token indices, without blanks."""
-
-    frames: list[int]
-    """The frame of the encoder at which each token begins."""
-
-    score: float
-    """Log-probability of the path that was followed; of the best single alignment, not of the text."""
-
-
-CTCDecoder = Callable[[Tensor, Tensor], list[Hypothesis]]
+from anemone.decoding import Decoder, Hypothesis
+from anemone.nn.heads import LabelLogProbs
 
 
 @dataclass(frozen=True, kw_only=True)
 class CTCGreedyConfig:
     """The single most probable alignment, without a language model."""
 
-    def build(self) -> CTCDecoder:
-        """Returns `ctc_greedy`."""
-        return ctc_greedy
+    def build(self, head: nn.Module) -> Decoder:
+        """Returns `ctc_greedy` of what the head gives.
+
+        Args:
+            head: not asked for anything.
+        """
+
+        def decoder(output: LabelLogProbs) -> list[Hypothesis]:
+            return ctc_greedy(output.x, output.x_len)
+
+        return decoder
 
 
 def ctc_greedy(log_probs: Tensor, log_probs_len: Tensor) -> list[Hypothesis]:

@@ -2,9 +2,13 @@
 
 The engine adds sums and counts over micro-batches and ranks before it divides, so a step of two processes has the loss
 of one. All losses compute in float32, also under autocast.
+
+The config of a recogniser's loss makes a `Criterion` by ``build(head)``; its ``infeasible(x_len, targets, target_len)``
+finds (B,) the utterances that no alignment fits.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,3 +28,7 @@ class LossSum(NamedTuple):
 
     count: "Tensor"  # type: ignore[assignment]  # a tuple has a method of that name
     """What the sum is divided by, float32: items, tokens or frames."""
+
+
+Criterion = Callable[[Any, "Tensor", "Tensor"], LossSum]
+"""From what the head of a recogniser gives, targets (B, U) and their lengths (B,) to the loss."""

@@ -1,18 +1,16 @@
 """CTC: minus the log-probability of all alignments of a text to the frames (Graves et al., ICML 2006)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anemone.losses import LossSum
+from anemone.losses import Criterion, LossSum
+from anemone.nn.heads import LabelLogProbs
 
 Reduction = Literal["mean_batch", "mean_volume", "mean"]
-CTCLoss = Callable[[Tensor, Tensor, Tensor, Tensor], LossSum]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +21,21 @@ class CTCConfig:
     """What the loss is a mean over: utterances (mean_batch), target tokens (mean_volume), or utterances after each
     was divided by its number of tokens (mean)."""
 
-    def build(self) -> CTCLoss:
-        """Returns `ctc_loss` with this reduction."""
-        return partial(ctc_loss, reduction=self.reduction)
+    def build(self, head: nn.Module) -> Criterion:
+        """Returns `ctc_loss` with this reduction.
+
+        Args:
+            head: not asked for anything.
+        """
+
+        def criterion(output: LabelLogProbs, targets: Tensor, target_len: Tensor) -> LossSum:
+            return ctc_loss(output.x, output.x_len, targets, target_len, reduction=self.reduction)
+
+        return criterion
+
+    def infeasible(self, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
+        """Finds the utterances that no alignment fits, see `infeasible`."""
+        return infeasible(x_len, targets, target_len)
 
 
 def ctc_loss(

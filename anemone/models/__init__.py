@@ -1,6 +1,8 @@
 """Models: one file for one architecture, with its config.
 
-A config's ``build`` makes the network: of ``num_features`` for speech, of ``vocab_size`` for text.
+A config's ``build`` makes the network: of ``num_features`` for speech, of ``vocab_size`` for text. A recogniser's head
+is made by ``build(d_model, vocab_size)``; its config names the ``losses`` and ``decodings`` that fit it, the usual one
+first. A head that learns from the text has the ports ``targets`` and ``target_len``; an empty text stands for none.
 """
 
 MODELS = {
@@ -8,3 +10,8 @@ MODELS = {
     "matchboxnet": "anemone.models.speech.matchboxnet:MatchboxNetConfig",
     "llama": "anemone.models.text.llama:LlamaConfig",
 }
+
+HEADS = {
+    "ctc": "anemone.models.speech.ctc:CTCHeadConfig",
+}
+"""What stands on the encoder of a recogniser."""

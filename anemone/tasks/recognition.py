@@ -1,7 +1,7 @@
 """Speech recognition: what is said in a recording, as text."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from anemone.config import must, of_kind
+from anemone.config import load_class, must, of_kind
 from anemone.data.batch import Batch
-from anemone.decoding.ctc import CTCDecoder, CTCGreedyConfig
+from anemone.decoding import DECODERS, Decoder
 from anemone.features.tokenizers import TOKENIZERS
-from anemone.losses import LossSum
-from anemone.losses.ctc import CTCConfig, CTCLoss, infeasible
+from anemone.losses import LOSSES, Criterion, LossSum
 from anemone.metrics.wer import Edits, character_edits, word_edits
-from anemone.nn.heads import CTCHead
+from anemone.models import HEADS
 from anemone.tasks.speech import SpeechTask
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RecognitionConfig:
-    """Text from speech, through connectionist temporal classification."""
+    """Text from speech."""
 
     target: ClassVar[Literal["label", "text"]] = "text"
     """The column of a manifest that the task learns from."""
@@ -41,6 +40,9 @@ class RecognitionConfig:
     tokenizer: Any = of_kind(TOKENIZERS)
     """How a text is cut into the units that the network writes."""
 
+    head: Any = of_kind(HEADS, default="ctc")
+    """What stands on the encoder and says which units; loss and decoding must fit it."""
+
     def complete(self, index: "Index") -> Self:
         """Returns the config as it is: the data add nothing to it."""
         return self
@@ -49,15 +51,24 @@ class RecognitionConfig:
         """Builds the task.
 
         Args:
-            parts: the configs of the whole; CTC and greedy decoding stand in for what was left out.
+            parts: the configs of the whole; what is usual for the head stands in for a loss or decoding left out.
             files: what the tokenizer reads, by name.
 
         Raises:
-            ConfigError: a loss of another task.
+            ConfigError: a loss or decoding that does not fit the head, or is of another task.
         """
-        loss, decoding = parts.loss or CTCConfig(), parts.decoding or CTCGreedyConfig()
-        must(isinstance(loss, CTCConfig), "loss", "of the kind ctc for a recogniser", value=loss)
+        loss = _fitting(parts.loss, "loss", LOSSES, self.head.losses)
+        decoding = _fitting(parts.decoding, "decoding", DECODERS, self.head.decodings)
         return RecognitionTask(replace(parts, loss=loss, decoding=decoding), files)
+
+
+def _fitting(config: Any, path: str, table: Mapping[str, str], kinds: Sequence[str]) -> Any:
+    """The config, if its kind is one of those that fit; the first of them where it was left out."""
+    if config is None:
+        return load_class(table[kinds[0]])()
+    fits = any(table[kind] == f"{type(config).__module__}:{type(config).__qualname__}" for kind in kinds)
+    must(fits, path, f"of the kind {' or '.join(kinds)} for a recogniser with this `task.head`", value=config)
+    return config
 
 
 class Transcript(NamedTuple):
@@ -87,10 +98,10 @@ class RecognitionTask(SpeechTask):
 
     def __init__(self, parts: "Parts", files: Mapping[str, bytes]) -> None:
         tokenizer = parts.task.tokenizer.build(files)
-        super().__init__(parts, partial(CTCHead, vocab_size=tokenizer.vocab_size))
+        super().__init__(parts, partial(parts.task.head.build, vocab_size=tokenizer.vocab_size))
         self.tokenizer = tokenizer
-        self._criterion: CTCLoss = parts.loss.build()
-        self._decode: CTCDecoder = parts.decoding.build()
+        self._criterion: Criterion = parts.loss.build(self.network.head)
+        self._decode: Decoder = parts.decoding.build(self.network.head)
         self._warned = False
 
     @property
@@ -103,23 +114,21 @@ class RecognitionTask(SpeechTask):
         """Returns the files of the tokenizer."""
         return dict(self.tokenizer.files())
 
-    def lost(self, output: tuple[Tensor, Tensor], batch: Batch) -> LossSum:
-        """Computes the summed CTC loss and what to divide it by.
+    def lost(self, output: Any, batch: Batch) -> LossSum:
+        """Computes the summed loss and what to divide it by.
 
         Warns once where a recording has fewer frames than its text needs: it adds nothing to the loss.
         """
-        log_probs, frames = output
-        self._report(infeasible(frames, batch.targets, batch.target_len), batch)
-        return self._criterion(log_probs, frames, batch.targets, batch.target_len)
+        self._report(self._infeasible(output, batch), batch)
+        return self._criterion(output, batch.targets, batch.target_len)
 
-    def measured(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def measured(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         """Counts edits of words and characters and sums the loss.
 
         The references are the targets as the tokenizer reads them back.
         """
-        log_probs, frames = output
-        total, count = self._criterion(log_probs, frames, batch.targets, batch.target_len)
-        heard = [self.tokenizer.decode(found.tokens) for found in self._decode(log_probs, frames)]
+        total, count = self._criterion(output, batch.targets, batch.target_len)
+        heard = [self.tokenizer.decode(found.tokens) for found in self._decode(output)]
         said = [
             self.tokenizer.decode(row[:length])
             for row, length in zip(batch.targets.tolist(), batch.target_len.tolist(), strict=True)
@@ -129,7 +138,7 @@ class RecognitionTask(SpeechTask):
             "count": count.double(),
             "words": word_edits(heard, said).to(total.device),
             "characters": character_edits(heard, said).to(total.device),
-            "infeasible": infeasible(frames, batch.targets, batch.target_len).sum(),
+            "infeasible": self._infeasible(output, batch).sum(),
         }
 
     def zero_states(self) -> dict[str, Tensor]:
@@ -159,8 +168,12 @@ class RecognitionTask(SpeechTask):
         """
         return self.answer(sources, batch_size, self._transcribed)
 
-    def _transcribed(self, output: tuple[Tensor, Tensor]) -> list[Transcript]:
-        return [Transcript(self.tokenizer.decode(found.tokens), found.tokens) for found in self._decode(*output)]
+    def _transcribed(self, output: Any) -> list[Transcript]:
+        return [Transcript(self.tokenizer.decode(found.tokens), found.tokens) for found in self._decode(output)]
+
+    def _infeasible(self, output: Any, batch: Batch) -> Tensor:
+        found: Tensor = self.parts.loss.infeasible(output.x_len, batch.targets, batch.target_len)
+        return found
 
     def _report(self, lost: Tensor, batch: Batch) -> None:
         if not self._warned and bool(lost.any()):

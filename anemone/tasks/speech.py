@@ -58,13 +58,29 @@ class SpeechTask(Task):
         return not isinstance(self.network.features, Given)
 
     def forward(self, audio: Tensor, audio_len: Tensor) -> Any:
-        """Returns what the head returns.
+        """Returns what the head returns; a head that learns from text is given none.
 
         Args:
             audio: (B, S) float32 at ``rate``.
             audio_len: (B,) samples.
         """
-        return self.network(*self.filled(audio, audio_len))
+        return self.network(*self.filled(audio, audio_len), *self.no_text(len(audio)))
+
+    @property
+    def learns_from_text(self) -> bool:
+        """Whether the head takes the text beside the states of the encoder."""
+        return "targets" in self.network.inputs
+
+    def no_text(self, num_items: int) -> tuple[Tensor, ...]:
+        """Returns what stands for the text where there is none: targets (B, 0) and lengths (B,), if the head has them.
+
+        Args:
+            num_items: B.
+        """
+        if not self.learns_from_text:
+            return ()
+        lengths = torch.zeros(num_items, dtype=torch.long, device=next(self.parameters()).device)
+        return lengths.new_zeros(num_items, 0), lengths
 
     def filled(self, audio: Tensor, audio_len: Tensor) -> tuple[Tensor, Tensor]:
         """Fills audio shorter than one hop of the features, which would have no frame, up with silence to one hop."""
@@ -72,11 +88,15 @@ class SpeechTask(Task):
             audio = F.pad(audio, (0, self.hop - audio.shape[1]))
         return audio, audio_len.clamp(min=self.hop)
 
-    def inputs(self, batch: Batch | FeatureBatch) -> tuple[Tensor, Tensor]:
-        """Returns audio (B, S) and samples (B,), or features (B, F, T) and frames (B,) of a batch that brings them."""
+    def inputs(self, batch: Batch | FeatureBatch) -> tuple[Tensor, ...]:
+        """Returns audio (B, S) and samples (B,), or features (B, F, T) and frames (B,) of a batch that brings them.
+
+        Targets (B, U) and their lengths (B,) follow where the head takes them.
+        """
+        text = (batch.targets, batch.target_len) if self.learns_from_text else ()
         if isinstance(batch, FeatureBatch):
-            return batch.features, batch.frames
-        return self.filled(batch.audio, batch.audio_len)
+            return batch.features, batch.frames, *text
+        return *self.filled(batch.audio, batch.audio_len), *text
 
     def output(self, batch: Batch | FeatureBatch) -> Any:
         """Runs the network over a batch; where that brings features, they stand in for those that it would compute.
@@ -146,11 +166,11 @@ def _batches(sources: Iterable[Any], rate: int, batch_size: int) -> Iterator[tup
             yield list(numbers), audio, torch.tensor([len(signal) for signal in signals])
 
 
-def _finite(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+def _finite(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """Whether each item's scores are all finite (B,): (B, V), or (B, T, V) and lengths (B,) beyond which none count."""
     if isinstance(output, Tensor):
         return output.isfinite().all(-1)
-    scores, frames = output
+    scores, frames = output[:2]
     beyond = torch.arange(scores.shape[1], device=scores.device) >= frames[:, None]
     return (scores.isfinite().all(-1) | beyond).all(-1)
 

@@ -3,6 +3,7 @@
 import torch
 
 from anemone.decoding.ctc import CTCGreedyConfig, ctc_greedy
+from anemone.nn.heads import CTCHead
 
 
 def step_by_step(log_probs: torch.Tensor, frames: int) -> tuple[list[int], list[int], float]:
@@ -48,4 +49,6 @@ def test_no_frames_give_no_tokens():
 
 
 def test_the_config_builds_it():
-    assert CTCGreedyConfig().build() is ctc_greedy
+    head, states = CTCHead(8, 4), torch.randn(2, 7, 8)
+    given = head(states, torch.tensor([7, 5]))
+    assert CTCGreedyConfig().build(head)(given) == ctc_greedy(given.x, given.x_len)

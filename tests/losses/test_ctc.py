@@ -10,6 +10,7 @@ import torch
 from anemone.config import decode
 from anemone.errors import ConfigError
 from anemone.losses.ctc import CTCConfig, ctc_loss, infeasible
+from anemone.nn.heads import CTCHead
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/parity/losses/values.npz")
 
@@ -129,6 +130,10 @@ def test_sums_and_counts_of_parts_add_up_to_the_whole():
 
 
 def test_the_config_decodes_and_refuses_other_reductions():
-    assert decode(CTCConfig, {"reduction": "mean_volume"}).build().keywords == {"reduction": "mean_volume"}
+    head, states, targets, lengths = CTCHead(8, 4), torch.randn(2, 7, 8), torch.zeros(2, 2).long(), torch.tensor([2, 1])
+    given = head(states, torch.tensor([7, 5]))
+    found = decode(CTCConfig, {"reduction": "mean_volume"}).build(head)(given, targets, lengths)
+    expected = ctc_loss(given.x, given.x_len, targets, lengths, reduction="mean_volume")
+    assert torch.equal(found.total, expected.total) and found.count == 3
     with pytest.raises(ConfigError, match="`reduction` must be one of"):
         decode(CTCConfig, {"reduction": "sum"})
