@@ -21,13 +21,12 @@ from anemone.checkpoint.agree import agree
 from anemone.checkpoint.atomic import atomic_folder, fsync
 from anemone.checkpoint.names.llama import RECOMPUTED, Source, our_settings, sources, their_settings
 from anemone.checkpoint.sharded import Group, Piece, piece
-from anemone.checkpoint.tensors import open_safetensors, safetensors_header, stand_in
+from anemone.checkpoint.snapshot import CONFIG, INDEX, WEIGHTS, Snapshot, read_json
+from anemone.checkpoint.tensors import safetensors_header, stand_in
 from anemone.config import Tree
 from anemone.errors import ArchiveError
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-MAX_JSON = 64 << 20  # bytes
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -46,13 +45,12 @@ class HuggingFace(Mapping[str, Tensor]):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.model, self.vocab_size = our_settings(_json(folder / CONFIG))
+            self.model, self.vocab_size = our_settings(read_json(folder / CONFIG))
         except ArchiveError as error:
             raise ArchiveError(f"`{folder}`: {error}") from error
         self.sources: dict[str, Source] = sources(self.model, self.vocab_size)
         """Each tensor of ours, and which of theirs it comes from."""
-        self._open: dict[str, dict[str, Tensor]] = {}
-        self._files = self._index()
+        self._files = Snapshot(folder)
         self._check_names()
 
     def __len__(self) -> int:
@@ -105,36 +103,18 @@ class HuggingFace(Mapping[str, Tensor]):
 
     def _stored(self, name: str, theirs: str, source: Source) -> Tensor:
         """A tensor of theirs, in the bytes of its file."""
-        file = self._files[theirs]
-        stored = self._tensors(file).get(theirs)
-        if stored is None:
-            raise ArchiveError(f"`{self.folder / file}` lacks `{theirs}`, which `{INDEX}` says is there.")
+        stored = self._files[theirs]
         shape = source.shape[1:] if source.stacked else source.shape
         if tuple(stored.shape) != shape:
             raise ArchiveError(
                 f"`{theirs}` must be {list(shape)} to become `{name}`, but is {list(stored.shape)} instead, "
-                f"in `{self.folder / file}`."
+                f"in `{self._files.where(theirs)}`."
             )
         if stored.dtype not in FLOATS:
-            raise ArchiveError(f"`{theirs}` must be of {FLOATS}, but is {stored.dtype}, in `{self.folder / file}`.")
+            raise ArchiveError(
+                f"`{theirs}` must be of {FLOATS}, but is {stored.dtype}, in `{self._files.where(theirs)}`."
+            )
         return stored
-
-    def _tensors(self, file: str) -> dict[str, Tensor]:
-        if file not in self._open:
-            self._open[file] = open_safetensors(self.folder / file)
-        return self._open[file]
-
-    def _index(self) -> dict[str, str]:
-        """File of each tensor of theirs."""
-        if not (self.folder / INDEX).is_file():
-            if not (self.folder / WEIGHTS).is_file():
-                raise ArchiveError(f"`{self.folder}` must hold `{WEIGHTS}` or `{INDEX}`, but holds neither.")
-            return dict.fromkeys(self._tensors(WEIGHTS), WEIGHTS)
-        files = _json(self.folder / INDEX).get("weight_map")
-        beside = isinstance(files, dict) and all(isinstance(f, str) and Path(f).name == f for f in files.values())
-        if not isinstance(files, dict) or not beside:
-            raise ArchiveError(f"`{self.folder / INDEX}` must have a `weight_map` to names of files beside it.")
-        return dict(files)
 
     def _check_names(self) -> None:
         needed = {theirs for source in self.sources.values() for theirs in source.names}
@@ -157,18 +137,6 @@ def read_huggingface(folder: str | Path) -> HuggingFace:
         ArchiveError: something is missing or broken, or has no counterpart here; names it.
     """
     return HuggingFace(Path(folder))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError(f"it has more than {MAX_JSON} bytes")
-        tree = json.loads(path.read_text("utf-8"))
-        if not isinstance(tree, dict):
-            raise ValueError("it is no mapping")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArchiveError(f"`{path}` cannot be read: {error}.") from error
-    return tree
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
