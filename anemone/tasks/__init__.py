@@ -21,6 +21,7 @@ from anemone.errors import AnemoneError, ArchiveError
 from anemone.features import FEATURES
 from anemone.losses import LOSSES
 from anemone.models import MODELS
+from anemone.tasks import adapting
 from anemone.tasks.description import describe
 from anemone.tasks.task import Task
 
@@ -81,21 +82,25 @@ def build(
 
 def rebuild(tree: Tree, files: Mapping[str, bytes] = EMPTY) -> Task:
     """Builds a task with random weights from the tree `Task.config_tree` gave."""
-    parts = decode(Parts, tree)
-    return build(parts.task, parts.model, parts.features, loss=parts.loss, decoding=parts.decoding, files=files)
+    parts = decode(Parts, {name: value for name, value in tree.items() if name != adapting.ADAPTERS})
+    task = build(parts.task, parts.model, parts.features, loss=parts.loss, decoding=parts.decoding, files=files)
+    for config in adapting.decoded(tree):
+        adapting.attach(task, config)
+    return task
 
 
-def load(source: str | Path) -> Task:
+def load(source: str | Path, *, base: str | Path | None = None) -> Task:
     """Loads a task, ready to use: in evaluation mode, on the CPU.
 
     Args:
         source: the path of an archive (a folder, a ``.anemone`` or a ``.nemo`` file), or a name of a pretrained model.
+        base: of an archive of adapters, where the model is that they hang on; where it was by default.
 
     Raises:
         ArchiveError: not found, broken, hostile, or its weights are not finite or do not fit its config.
     """
     path = resolve(source)
-    archive = read_archive(path)
+    archive = adapting.on_base(read_archive(path), path, base)
     try:
         with at_most(sum(tensor.numel() for tensor in archive.tensors.values())), torch.device("meta"):
             task = rebuild(archive.config, archive.files)  # costs no memory, whatever a stranger's config asks for
@@ -127,6 +132,8 @@ def save(
 ) -> None:
     """Writes a task as an archive: config, weights, files of the tokenizer, and a model card.
 
+    Of a task with a ``base`` only the weights are written that differ from it.
+
     Args:
         task: any task.
         path: a folder to be made, or one file where it ends in ``.anemone``.
@@ -135,4 +142,5 @@ def save(
     """
     tensors, read = stored or ({n: t.detach().cpu() for n, t in task.network.state_dict().items()}, None)
     card = describe(task, Path(path).stem, notes)
-    write_archive(path, Archive(task.config_tree(), tensors, task.files(), card), read)
+    archive = Archive(task.config_tree(), tensors, task.files(), card)
+    write_archive(path, adapting.small(archive, task.base, read) if task.base else archive, read)

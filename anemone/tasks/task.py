@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from anemone.losses import LossSum
 
 if TYPE_CHECKING:
     from anemone.tasks import Parts
+    from anemone.tasks.adapting import AdaptersConfig, Base
 
 Batch = Any
 """A micro-batch of the task's kind of data, see `anemone.data.MicroBatch`."""
@@ -42,12 +43,25 @@ class Task(nn.Module):
         super().__init__()
         self.parts = parts
         self.network = network
+        self.adapters: dict[str, AdaptersConfig] = {}
+        """Settings of the adapters that hang on the network, by name; see `anemone.tasks.adapting`."""
+        self.base: Base | None = None
+        """The model that an archive of this one needs, as it holds only what differs; None where it holds all."""
+        self.still: list[nn.Module] = []
+        """Modules that stay in evaluation mode, as their statistics are not to move."""
 
     @property
     def lazy(self) -> bool:
         """Whether the network can be built without memory and filled by `draw` afterwards; see its config."""
         lazy: bool = self.parts.task.lazy
         return lazy
+
+    def train(self, mode: bool = True) -> Self:
+        """Puts all modules in training or evaluation mode, but for those that are ``still``."""
+        super().train(mode)
+        for module in self.still:
+            module.eval()
+        return self
 
     # --- what training asks -------------------------------------------------------------------------------------------
 
@@ -119,7 +133,7 @@ class Task(nn.Module):
     def config_tree(self) -> Tree:
         """Returns the plain tree this task was built from; `anemone.tasks.rebuild` reads it back."""
         tree: Tree = encode(self.parts)
-        return tree
+        return tree | ({"adapters": encode([*self.adapters.values()])} if self.adapters else {})
 
     def files(self) -> dict[str, bytes]:
         """Returns what the task needs beside its config and weights, by name: files of a tokenizer."""
