@@ -16,9 +16,9 @@ from pathlib import Path
 
 import soundfile
 import soxr
-from prepare import HERE, fetch, split_of
+from prepare import HERE
 from spoken_words import RATE, Wave, recognise_all, spans, tokens
-from talkie import Clip, clips
+from talkie import Clip, clips, fetch, split_of
 
 WORDS = (
     "again back better find get give go good got hello help here hi joe jungle just king like little look maybe "
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder for the game, the recogniser and word times")
     cache = parser.parse_args().cache
-    known = {clip.name: clip for clip in clips(fetch(cache))}
+    known = {clip.name: clip for clip in clips(fetch(cache)) if clip.source.endswith(".DOG")}
     spoken = {name: [sound(token) for token in tokens(clip.text)] for name, clip in known.items()}
     wanted_words = set(WORDS.split())
     wanted = [name for name, words in spoken.items() if wanted_words & set(words)]

@@ -9,37 +9,18 @@ Whole characters are held out. Licence and caveats: README.md; never sell or com
 
 import argparse
 import json
-import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
 
 import soundfile
-from talkie import clips
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "amazon_queen"))
 from spoken_words import faded
+from talkie import clips, fetch, split_of
 
 HERE = Path(__file__).parent
-PACKAGE = "flight-of-the-amazon-queen"
-HELD_OUT = {"dev": {"FAYE", "ORACLE", "SEC"}, "test": {"APE", "BOB", "CHIEF", "KLUNK", "TAM", "WITCH"}}
-
-
-def fetch(cache: Path) -> Path:
-    """The game's data file; downloads and unpacks the package unless it is in `cache`."""
-    data = cache / "usr/share/scummvm" / PACKAGE / "queen.1c"
-    if not data.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", PACKAGE], cwd=cache, check=True)
-        (archive,) = cache.glob(f"{PACKAGE}_*.deb")
-        subprocess.run(["dpkg", "-x", archive.name, "."], cwd=cache, check=True)
-        archive.unlink()
-    return data
-
-
-def split_of(character: str) -> str:
-    """`test` or `dev` for the characters held out, `train` for all others."""
-    return next((split for split, those in HELD_OUT.items() if character in those), "train")
 
 
 def prepare(out: Path, cache: Path) -> dict[str, int]:
