@@ -8,6 +8,8 @@ first. A head that learns from the text has the ports ``targets`` and ``target_l
 MODELS = {
     "quartznet": "anemone.models.speech.quartznet:QuartzNetConfig",
     "matchboxnet": "anemone.models.speech.matchboxnet:MatchboxNetConfig",
+    "citrinet": "anemone.models.speech.citrinet:CitrinetConfig",
+    "jasper": "anemone.models.speech.jasper:JasperConfig",
     "llama": "anemone.models.text.llama:LlamaConfig",
 }
 

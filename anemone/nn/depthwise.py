@@ -16,9 +16,9 @@ from anemone.types import Hidden
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution: ``y[b, t, d] = sum_k weight[d, 0, k] x[b, stride t + dilation (k - K // 2), d]``.
+    """Depthwise convolution: ``y[b, t, d] = sum_k weight[d, 0, k] x[b, stride t + dilation (k - past), d]``.
 
-    Frames outside the input count as zero.
+    ``past`` is ``K // 2``, or ``K - 1 - look_ahead``. Frames outside the input count as zero.
 
     Example:
         >>> DepthwiseConv(16, kernel=5, stride=2)(torch.zeros(1, 9, 16)).shape
@@ -29,13 +29,27 @@ class DepthwiseConv(nn.Module):
         kernel: frames the kernel spans, odd.
         stride: step of the output, in frames.
         dilation: step of the kernel, in frames.
+        look_ahead: steps of the kernel that lie in the future; half of them if None.
+        heads: number of different kernels, which channels take in turn; None for one each (arXiv:1901.10430).
     """
 
-    def __init__(self, d_model: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        look_ahead: int | None = None,
+        heads: int | None = None,
+    ) -> None:
         super().__init__()
         assert kernel % 2 == 1, kernel
-        self.d_model, self.stride, self.dilation = d_model, stride, dilation
-        self.weight = nn.Parameter(torch.empty(d_model, 1, kernel))
+        assert look_ahead is None or 0 <= look_ahead < kernel, (look_ahead, kernel)
+        assert heads is None or d_model % heads == 0, (d_model, heads)
+        self.d_model, self.stride, self.dilation, self.look_ahead = d_model, stride, dilation, look_ahead
+        self.shares = d_model // (heads or d_model)
+        self.weight = nn.Parameter(torch.empty(heads or d_model, 1, kernel))
         nn.init.kaiming_uniform_(self.weight, nonlinearity="linear")
 
     def forward(self, x: Hidden[Tensor, "B T D={self.d_model}"]) -> Hidden[Tensor, "B T' D={self.d_model}"]:
@@ -44,11 +58,18 @@ class DepthwiseConv(nn.Module):
         Args:
             x: states.
         """
-        return depthwise_conv(x, self.weight, stride=self.stride, dilation=self.dilation)
+        weight = self.weight if self.shares == 1 else self.weight.repeat(self.shares, 1, 1)
+        if self.look_ahead is None:
+            return depthwise_conv(x, weight, stride=self.stride, dilation=self.dilation)
+        later = self.dilation * (weight.shape[2] // 2 - self.look_ahead)  # than where the kernel's middle is
+        padded = F.pad(x, (0, 0, max(later, 0), max(-later, 0)))
+        start = max(-later, 0)
+        every = depthwise_conv(padded, weight, dilation=self.dilation)
+        return every[:, start : start + x.shape[1] : self.stride]
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Returns the formula of `DepthwiseConv`: what ``conv1d(groups=D)`` gives, in another layout.
+    """Returns the formula of `DepthwiseConv` with as much past as future: what ``conv1d(groups=D)`` gives.
 
     Args:
         x: (B, T, D).

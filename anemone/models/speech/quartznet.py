@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from anemone.config import must
-from anemone.nn.conv import ConvBlock, ConvStack
+from anemone.nn.activations import Activation
+from anemone.nn.conv import ConvBlock, ConvStack, Merge
+from anemone.nn.squeeze import SqueezeExcite
 
 MOST = {"d_model": 65_536, "kernel": 65_536, "repeat": 1_000, "stride": 1_000, "dilation": 65_536}
 MAX_SPAN = 65_536
@@ -19,7 +21,7 @@ MAX_SPAN = 65_536
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-    """One block of convolutions."""
+    """One block of convolutions, see `anemone.nn.conv.ConvBlock`."""
 
     d_model: int
     """Width of the output."""
@@ -33,6 +35,9 @@ class BlockConfig:
     stride: int = 1
     """Step of each convolution, in frames."""
 
+    stride_last: bool = False
+    """Only the last convolution has the stride."""
+
     dilation: int = 1
     """Step of the kernels, in frames."""
 
@@ -40,33 +45,104 @@ class BlockConfig:
     """Depthwise and pointwise convolutions; else full ones."""
 
     residual: bool = False
-    """Add the input of the block before its last ReLU."""
+    """Add the input of the block before its last activation."""
+
+    merge: Merge = "add"
+    """Add the residual, or take the larger of the two."""
+
+    dense: bool = False
+    """Merge the inputs of the dense blocks right before, too (Jasper's dense residual)."""
+
+    se_reduction: int | None = None
+    """Squeeze-and-excitation whose inner layer is so many times narrower; None has none."""
+
+    se_context: int | None = None
+    """Frames of the random window that its mean is taken over in training; None takes all."""
 
     dropout: float = 0.0
-    """Share of activations dropped after each ReLU."""
+    """Share of activations dropped after each."""
+
+    activation: Activation = "relu"
+    """After each convolution."""
+
+    look_ahead: int | None = None
+    """Steps of a kernel that lie in the future; None is half of them, as it is for kernels that span no more."""
+
+    heads: int | None = None
+    """Number of different depthwise kernels, which channels take in turn; None has one for each channel."""
+
+    groups: int = 1
+    """Parts of the channels in pointwise and full convolutions, which are mixed after each."""
+
+    norm_groups: int | None = None
+    """Parts for group normalisation, padding included; None is batch normalisation."""
+
+    masked: bool = True
+    """Set padded frames to zero before each convolution; without it, padding counts as speech."""
 
     def __post_init__(self) -> None:
         for name, most in MOST.items():
             must(1 <= getattr(self, name) <= most, name, f"in 1..{most}", value=getattr(self, name))
+        for name in ("se_reduction", "se_context", "heads", "norm_groups"):
+            value = getattr(self, name)
+            must(value is None or 1 <= value <= MAX_SPAN, name, f"in 1..{MAX_SPAN}, or null", value=value)
         span = self.dilation * (self.kernel - 1)
         must(span <= MAX_SPAN, "dilation", f"such that a kernel spans {MAX_SPAN} frames or less", value=self.dilation)
         must(self.kernel % 2 == 1, "kernel", "odd", value=self.kernel, hint="An even kernel has no middle frame.")
-        must(self.kernel > 1 or self.stride == 1, "stride", "1 where `kernel` is 1", value=self.stride)
-        must(self.stride == 1 or not self.residual, "stride", "1 in a residual block", value=self.stride)
+        must(self.look_ahead is None or self.look_ahead >= 0, "look_ahead", "0 or more, or null", value=self.look_ahead)
+        once = self.stride == 1 or self.stride_last or self.repeat == 1
+        rule = "1 in a residual block of several convolutions, unless `stride_last` is set"
+        must(once or not self.residual, "stride", rule, value=self.stride)
+        must(not self.dense or self.residual, "dense", "false in a block that is not residual", value=self.dense)
+        must(not self.dense or self.stride == 1, "stride", "1 in a dense block", value=self.stride)
+        must(self.separable or self.heads is None, "heads", "null but for separable convolutions", value=self.heads)
+        divided = self.d_model % self.groups == 0
+        must(divided, "groups", f"a divisor of `d_model`, {self.d_model}", value=self.groups)
+        fits = self.norm_groups is None or self.d_model % self.norm_groups == 0
+        must(fits, "norm_groups", f"a divisor of `d_model`, {self.d_model}", value=self.norm_groups)
+        fits = self.se_reduction is None or self.se_reduction <= self.d_model
+        must(fits, "se_reduction", f"`d_model`, {self.d_model}, or less", value=self.se_reduction)
         must(0 <= self.dropout < 1, "dropout", "at least 0 and below 1", value=self.dropout)
 
-    def build(self, d_in: int) -> ConvBlock:
-        """Returns the block over an input of width ``d_in``."""
+    def build(self, d_in: int, earlier: Sequence[int] = ()) -> ConvBlock:
+        """Returns the block.
+
+        Args:
+            d_in: width of the input.
+            earlier: widths of the inputs of the dense blocks right before.
+
+        Raises:
+            ConfigError: the width of the input cannot be cut into ``groups`` or ``heads``.
+        """
+        must(d_in % self.groups == 0, "groups", f"a divisor of {d_in}, the width before", value=self.groups)
+        widths = [d_in] + [self.d_model] * (self.repeat > 1)
+        fits = self.heads is None or all(width % self.heads == 0 for width in widths)
+        must(fits, "heads", f"a divisor of {' and '.join(map(str, widths))}", value=self.heads)
+        squeeze = None
+        if self.se_reduction:
+            squeeze = SqueezeExcite(
+                self.d_model, reduction=self.se_reduction, context=self.se_context, activation=self.activation
+            )
         return ConvBlock(
             d_in,
             self.d_model,
             self.kernel,
             repeat=self.repeat,
             stride=self.stride,
+            stride_last=self.stride_last,
             dilation=self.dilation,
             separable=self.separable,
             residual=self.residual,
+            merge=self.merge,
+            earlier=earlier if self.dense else None,
+            squeeze=squeeze,
             dropout=self.dropout,
+            activation=self.activation,
+            look_ahead=self.look_ahead,
+            heads=self.heads,
+            groups=self.groups,
+            norm_groups=self.norm_groups,
+            masked=self.masked,
         )
 
 
@@ -158,5 +234,9 @@ class QuartzNet(ConvStack):
     """
 
     def __init__(self, num_features: int, blocks: Sequence[BlockConfig]) -> None:
-        widths = [num_features, *(block.d_model for block in blocks)]
-        super().__init__(num_features, [block.build(d_in) for block, d_in in zip(blocks, widths, strict=False)])
+        built, earlier, d_in = [], list[int](), num_features
+        for block in blocks:
+            built.append(block.build(d_in, earlier))
+            earlier = [*earlier, d_in] if block.dense else []
+            d_in = block.d_model
+        super().__init__(num_features, built)

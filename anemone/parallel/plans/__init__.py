@@ -48,6 +48,8 @@ PLANS = {
     "Llama": "anemone.parallel.plans.llama:PLAN",
     "QuartzNet": "anemone.parallel.plans.quartznet:PLAN",
     "MatchboxNet": "anemone.parallel.plans.quartznet:PLAN",
+    "Citrinet": "anemone.parallel.plans.citrinet:PLAN",
+    "Jasper": "anemone.parallel.plans.jasper:PLAN",
 }
 """Name of a class -> its plan."""
 

@@ -3,6 +3,8 @@ import torch
 from torch import nn
 
 from anemone.config import load_class
+from anemone.models.speech.citrinet import CitrinetConfig
+from anemone.models.speech.jasper import JasperConfig
 from anemone.models.speech.matchboxnet import MatchboxNetConfig
 from anemone.models.speech.quartznet import QuartzNetConfig
 from anemone.models.text.llama import LlamaConfig
@@ -14,6 +16,8 @@ NETWORKS = {
     "mixture": lambda: LlamaConfig(size="mixtral_tiny").build(64),
     "QuartzNet": lambda: QuartzNetConfig(size="tiny").build(num_features=8),
     "MatchboxNet": lambda: MatchboxNetConfig(size="3x1x64").build(num_features=8),
+    "Citrinet": lambda: CitrinetConfig(size="tiny").build(num_features=8),
+    "Jasper": lambda: JasperConfig(size="tiny").build(num_features=8),
 }
 
 
