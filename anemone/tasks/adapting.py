@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from anemone.checkpoint.archive import Archive, Read, read_archive
 from anemone.checkpoint.fit import load_tensors_into
-from anemone.checkpoint.huggingface import read_huggingface
 from anemone.checkpoint.registry import resolve
 from anemone.config import Tree, decode, encode, must
 from anemone.errors import ArchiveError, ConfigError
@@ -228,7 +227,11 @@ def weights_of(source: str | Path) -> Mapping[str, Tensor]:
         ArchiveError: there is none, or it is broken.
     """
     path = resolve(source)
-    return read_huggingface(path) if (path / THEIRS).is_file() else read_archive(path).tensors
+    if not (path / THEIRS).is_file():
+        return read_archive(path).tensors
+    from anemone.checkpoint.huggingface import read_huggingface
+
+    return read_huggingface(path)
 
 
 def sum_of(tensors: Mapping[str, Tensor]) -> str:

@@ -159,7 +159,7 @@ def test_what_cannot_be_changed_is_refused(make, targets, message):
 def test_tied_weights_are_refused():
     network = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
     network["b"].weight = network["a"].weight
-    with pytest.raises(ConfigError, match="without tied weights, as a.weight, b.weight"):
+    with pytest.raises(ConfigError, match=r"without tied weights, as a\.weight, b\.weight"):
         attach(network, "new", ["a"], LORA, layers=True)
 
 
