@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Step = tuple[str | None, str | None]
+"""An item of a reference and the item of a hypothesis that stands for it; None where there is none."""
+
 
 class Edits(NamedTuple):
     """Counts that add; `Edits.of` reads them back from a tensor."""
@@ -75,12 +78,37 @@ def align(hypothesis: Sequence[str], reference: Sequence[str]) -> Edits:
 
     Equal ends are cut off first, so that of several shortest ways the one is counted that jiwer counts.
     """
-    whole, shorter = len(reference), min(len(hypothesis), len(reference))
+    ours, theirs, _ = _middles(hypothesis, reference)
+    steps = _walk_back(ours, theirs, _distances(ours, theirs))
+    deletions, insertions = (sum(step[side] is None for step in steps) for side in (1, 0))
+    substitutions = sum(None not in step and step[0] != step[1] for step in steps)
+    return Edits(substitutions, deletions, insertions, len(reference))
+
+
+def alignment(hypothesis: Sequence[str], reference: Sequence[str]) -> list[Step]:
+    """Returns the shortest way that `align` counts, step by step.
+
+    Example:
+        >>> alignment("he not ill".split(), "he was not well".split())
+        [('he', 'he'), ('was', None), ('not', 'not'), ('well', 'ill')]
+
+    Returns:
+        pairs (item of the reference, item of the hypothesis); None stands for what the other side lacks.
+    """
+    ours, theirs, head = _middles(hypothesis, reference)
+    steps = _walk_back(ours, theirs, _distances(ours, theirs))
+    same: list[Step] = [(item, item) for item in reference]
+    return [*same[:head], *steps, *same[head + len(theirs) :]]
+
+
+def _middles(hypothesis: Sequence[str], reference: Sequence[str]) -> tuple[Sequence[str], Sequence[str], int]:
+    """Both without their equal ends, and how many items the first of these have."""
+    shorter = min(len(hypothesis), len(reference))
     head = next((i for i in range(shorter) if hypothesis[i] != reference[i]), shorter)
     hypothesis, reference = hypothesis[head:], reference[head:]
-    tail = next((i for i in range(shorter - head) if hypothesis[-1 - i] != reference[-1 - i]), shorter - head)
-    hypothesis, reference = hypothesis[: len(hypothesis) - tail], reference[: len(reference) - tail]
-    return _walk_back(hypothesis, reference, _distances(hypothesis, reference))._replace(length=whole)
+    shorter -= head
+    tail = next((i for i in range(shorter) if hypothesis[-1 - i] != reference[-1 - i]), shorter)
+    return hypothesis[: len(hypothesis) - tail], reference[: len(reference) - tail], head
 
 
 def _distances(hypothesis: Sequence[str], reference: Sequence[str]) -> list[tuple[int, int]]:
@@ -105,16 +133,20 @@ def _distances(hypothesis: Sequence[str], reference: Sequence[str]) -> list[tupl
     return rows
 
 
-def _walk_back(hypothesis: Sequence[str], reference: Sequence[str], rows: list[tuple[int, int]]) -> Edits:
-    """Counts the edits from the last corner back; of several shortest ways, the one that deletes last."""
+def _walk_back(hypothesis: Sequence[str], reference: Sequence[str], rows: list[tuple[int, int]]) -> list[Step]:
+    """The steps from the last corner back, put in order; of several shortest ways, the one that deletes last."""
     row, col = len(hypothesis), len(reference)
-    substitutions = deletions = insertions = 0
+    steps: list[Step] = []
     while row and col:
         if rows[row - 1][0] >> (col - 1) & 1:
-            deletions, col = deletions + 1, col - 1
+            col -= 1
+            steps.append((reference[col], None))
         elif row > 1 and rows[row - 2][1] >> (col - 1) & 1:
-            insertions, row = insertions + 1, row - 1
+            row -= 1
+            steps.append((None, hypothesis[row]))
         else:
             row, col = row - 1, col - 1
-            substitutions += hypothesis[row] != reference[col]
-    return Edits(substitutions, deletions + col, insertions + row, len(reference))
+            steps.append((reference[col], hypothesis[row]))
+    steps += [(item, None) for item in reversed(reference[:col])]
+    steps += [(None, item) for item in reversed(hypothesis[:row])]
+    return steps[::-1]
