@@ -32,6 +32,7 @@ WEIGHTS = "weights.safetensors"
 FILES = "files/"
 SUFFIX = ".anemone"
 NEMO_CONFIG = "model_config.yaml"
+HUGGINGFACE_CONFIG = "config.json"
 FOREIGN = {".nemo", ".tar", ".gz", ".tgz", ".zip", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".yaml"}
 
 
@@ -56,11 +57,15 @@ class Archive(NamedTuple):
 
 
 def read_archive(path: str | Path) -> Archive:
-    """Reads a model archive of ours or a ``.nemo``, as a folder or a file; told apart by what it holds.
+    """Reads a model archive of ours, a ``.nemo`` or a folder of Hugging Face's; told apart by what they hold.
 
     Raises:
         ArchiveError: it does not exist, lacks a member, is broken, or is hostile.
     """
+    if (Path(path) / HUGGINGFACE_CONFIG).is_file() and not (Path(path) / CONFIG).exists():
+        from anemone.checkpoint.huggingface_speech import read_huggingface_speech
+
+        return read_huggingface_speech(path)
     with open_members(path) as members:
         if NEMO_CONFIG not in members.names:
             return _read(members)

@@ -4,7 +4,8 @@ Nothing but JSON, text and safetensors is read. Files may be links, as in the ca
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,29 @@ class Snapshot(Mapping[str, Tensor]):
     def where(self, name: str) -> Path:
         """The file that a tensor is in."""
         return self.folder / self.files[name]
+
+    def take(self, names: Mapping[str, str], passed_over: Sequence[str] = ()) -> dict[str, Tensor]:
+        """Returns tensors by our names.
+
+        Args:
+            names: our name of each tensor -> its name here.
+            passed_over: patterns of names of tensors that may stand here and are not asked for.
+
+        Raises:
+            ArchiveError: a tensor is missing, or is neither asked for nor passed over; or its numbers are whole.
+        """
+        needed = set(names.values())
+        missing = [theirs for theirs in names.values() if theirs not in self.files]
+        unknown = [n for n in self.files if n not in needed and not any(fnmatchcase(n, p) for p in passed_over)]
+        for wrong, what in ((missing, "lacks"), (unknown, f"has tensors that `{CONFIG}` does not ask for:")):
+            if wrong:
+                more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+                raise ArchiveError(f"`{self.folder}` {what} {', '.join(f'`{name}`' for name in wrong[:5])}{more}.")
+        taken = {ours: self[theirs] for ours, theirs in names.items()}
+        for ours, tensor in taken.items():
+            if not tensor.is_floating_point():
+                raise ArchiveError(f"`{names[ours]}` must hold floating numbers, but is {tensor.dtype} instead.")
+        return taken
 
     def json(self, name: str) -> dict[str, Any]:
         """Returns the tree of a JSON file; empty where there is no such file."""

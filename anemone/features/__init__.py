@@ -8,4 +8,5 @@ FEATURES = {
     "given": "anemone.features.given:GivenConfig",
     "log_mel": "anemone.features.mel:LogMelConfig",
     "mfcc": "anemone.features.mfcc:MFCCConfig",
+    "waveform": "anemone.features.waveform:WaveformConfig",
 }

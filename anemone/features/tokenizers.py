@@ -18,6 +18,7 @@ from anemone.errors import ConfigError, DataError
 TOKENIZERS = {
     "bytes": "anemone.features.tokenizers:BytesConfig",
     "characters": "anemone.features.tokenizers:CharactersConfig",
+    "delimited": "anemone.features.delimited:DelimitedConfig",
     "sentencepiece": "anemone.features.tokenizers:SentencePieceConfig",
     "wordpiece": "anemone.features.wordpiece:WordPieceConfig",
 }

@@ -10,6 +10,7 @@ MODELS = {
     "matchboxnet": "anemone.models.speech.matchboxnet:MatchboxNetConfig",
     "citrinet": "anemone.models.speech.citrinet:CitrinetConfig",
     "jasper": "anemone.models.speech.jasper:JasperConfig",
+    "wav2vec2": "anemone.models.speech.wav2vec2:Wav2Vec2Config",
     "llama": "anemone.models.text.llama:LlamaConfig",
 }
 

@@ -1,0 +1,162 @@
+"""Hugging Face's models of speech give what `transformers` gives, and what cannot be had is refused by name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import anemone
+from anemone.checkpoint.archive import read_archive
+from anemone.checkpoint.names import wav2vec2
+from anemone.errors import ArchiveError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "huggingface"
+WAV2VEC2 = ("wav2vec2_base", "wav2vec2_lv60", "wav2vec2_mixed")
+CLOSE = {"rtol": 0, "atol": 2e-5}
+
+
+def recordings():
+    """As `tests/golden/make_huggingface.py` makes them."""
+    rng = np.random.default_rng(7)
+    sound = [np.sin(np.arange(n) * (0.02 + 0.01 * i)) for i, n in enumerate((9_000, 16_000, 5_333))]
+    return [(0.3 * tone + 0.05 * rng.standard_normal(len(tone)) + 0.02).astype(np.float32) for tone in sound]
+
+
+def reference(name):
+    return dict(np.load(GOLDEN / name / "reference.npz"))
+
+
+def batch(sounds):
+    x = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(sound) for sound in sounds], batch_first=True)
+    return x, torch.tensor([len(sound) for sound in sounds])
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Copies a golden folder, with other settings."""
+
+    def change(name, file="config.json", **settings):
+        folder = tmp_path / name
+        shutil.copytree(GOLDEN / name, folder)
+        tree = json.loads((folder / file).read_text("utf-8")) | settings
+        (folder / file).write_text(json.dumps(tree), "utf-8")
+        return folder
+
+    return change
+
+
+# --- wav2vec 2.0 ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", WAV2VEC2)
+def test_wav2vec2_gives_the_log_probabilities_of_each_recording_also_in_a_batch(name):
+    task, want = anemone.load(GOLDEN / name), reference(name)
+    x, x_len = task(*batch(recordings()))
+    for i, frames in enumerate(x_len.tolist()):
+        theirs = torch.from_numpy(want[f"log_probs {i}"])
+        theirs = torch.cat([theirs[:, 1:], theirs[:, :1]], 1)  # their blank is the first label
+        torch.testing.assert_close(x[i, :frames], theirs, **CLOSE)
+
+
+@pytest.mark.parametrize("name", WAV2VEC2)
+def test_wav2vec2_writes_the_same_text(name):
+    task, want = anemone.load(GOLDEN / name), reference(name)
+    found = [transcript.text for transcript in task.transcribe([(sound, 16_000) for sound in recordings()])]
+    assert found == want["texts"].tolist()
+    text = "tone and noise" if name == "wav2vec2_lv60" else "TONE AND NOISE"
+    assert task.encode(text) == [number - 1 for number in want["labels"].tolist()]
+
+
+@pytest.mark.parametrize("name", WAV2VEC2)
+def test_wav2vec2_learns_as_theirs_does(name):
+    """Gradients of the summed CTC loss have the lengths that `transformers` gives them."""
+    task, want = anemone.load(GOLDEN / name), reference(name)
+    audio, audio_len = batch(recordings()[2:])
+    log_probs, frames = task(audio, audio_len)
+    labels = torch.from_numpy(want["labels"])[None] - 1
+    loss = torch.nn.functional.ctc_loss(
+        log_probs.transpose(0, 1), labels, frames, torch.tensor([labels.shape[1]]), blank=16, reduction="sum"
+    )
+    loss.backward()
+    names = wav2vec2.tensor_names(read_archive(GOLDEN / name).config["model"])
+    parameters = dict(task.network.named_parameters())
+    assert set(parameters) == set(names)
+    for ours, theirs in names.items():
+        if f"norm {theirs}" in want:
+            torch.testing.assert_close(
+                parameters[ours].grad.norm(), torch.tensor(want[f"norm {theirs}"]), rtol=1e-3, atol=1e-4, msg=ours
+            )
+
+
+def test_old_names_of_the_weights_of_positions_are_read(changed):
+    folder = changed("wav2vec2_base")
+    tensors = load_file(folder / "model.safetensors")
+    place = "wav2vec2.encoder.pos_conv_embed.conv."
+    for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
+        tensors[place + old] = tensors.pop(f"{place}parametrizations.weight.{new}")
+    save_file(tensors, folder / "model.safetensors")
+    old, new = read_archive(folder).tensors, read_archive(GOLDEN / "wav2vec2_base").tensors
+    assert set(old) == set(new)
+    assert all(torch.equal(old[name], new[name]) for name in new)
+
+
+def test_an_archive_of_it_is_the_same_recogniser(tmp_path):
+    task = anemone.load(GOLDEN / "wav2vec2_lv60")
+    anemone.save(task, tmp_path / "copy.anemone")
+    again = anemone.load(tmp_path / "copy.anemone")
+    sounds = [(sound, 16_000) for sound in recordings()]
+    assert again.transcribe(sounds) == task.transcribe(sounds)
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "message"),
+    [
+        ("config.json", {"hidden_act": "relu"}, "`config.json.hidden_act` must be 'gelu' to be read, but is 'relu'"),
+        ("config.json", {"add_adapter": True}, "`config.json.add_adapter` must be False to be read, but is True"),
+        ("config.json", {"adapter_attn_dim": 16}, "`config.json.adapter_attn_dim` must be None to be read, but is 16"),
+        ("config.json", {"hiden_size": 24}, "`config.json.hiden_size` is not a setting that can be read"),
+        ("config.json", {"hidden_size": -1}, "`config.json.hidden_size` cannot be read: -1: must be a whole number"),
+        ("config.json", {"conv_dim": 8}, "`config.json.conv_dim` cannot be read: 8: must be a list of whole numbers"),
+        (
+            "config.json",
+            {"conv_dim": [8] * 6},
+            "does not ask for: `wav2vec2.feature_extractor.conv_layers.6.conv.weight`",
+        ),
+        ("config.json", {"feat_extract_norm": "batch"}, "`config.json.feat_extract_norm` cannot be read: 'batch'"),
+        ("config.json", {"num_hidden_layers": 10**9}, "`config.json.num_hidden_layers` cannot be read"),
+        ("config.json", {"num_hidden_layers": 3}, "lacks `wav2vec2.encoder.layers.2"),
+        ("config.json", {"num_hidden_layers": 1}, "has tensors that `config.json` does not ask for: `wav2vec2.encoder"),
+        ("config.json", {"hidden_size": 20}, r"must be \[20.*but is \[24"),
+        ("config.json", {"pad_token_id": 3}, "`pad_token_id` must be the number of '<pad>', 0, but is 3 instead"),
+        ("config.json", {"vocab_size": 12}, "`vocab.json` must have numbers below `vocab_size`, 12, but has 16"),
+        ("config.json", {"architectures": ["Wav2Vec2ForPreTraining"]}, "must be Wav2Vec2ForCTC to be read"),
+        ("config.json", {"model_type": "wav2vec"}, "`.*model_type` must be one of .*Did you mean `wav2vec2`"),
+        ("config.json", {"model_type": "llama"}, "Turn it into an archive: `anemone convert FOLDER NAME.anemone`"),
+        ("preprocessor_config.json", {"sampling_rate": "16k"}, "`preprocessor_config.json.sampling_rate` cannot be"),
+        ("vocab.json", {"A": "seven"}, "vocab.json` must give the number of each character"),
+        ("vocab.json", {"A": 5}, "`vocab.json` must give each character a number of its own"),
+    ],
+)
+def test_what_cannot_be_had_of_wav2vec2_is_refused_by_name(changed, file, settings, message):
+    with pytest.raises(ArchiveError, match=message):
+        anemone.load(changed("wav2vec2_base", file, **settings))
+
+
+def test_pickles_are_refused_with_a_way_out(changed):
+    folder = changed("wav2vec2_base")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ArchiveError, match=r"`pytorch_model.bin` is not read, as .* `model.save_pretrained\(folder"):
+        anemone.load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '{"model_type": null}'])
+def test_settings_that_are_none_are_refused(changed, text):
+    folder = changed("wav2vec2_base")
+    (folder / "config.json").write_text(text, "utf-8")
+    with pytest.raises(ArchiveError, match=r"config.json"):
+        anemone.load(folder)
