@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 LOSSES = {
     "cross_entropy": "anemone.losses.cross_entropy:CrossEntropyConfig",
     "ctc": "anemone.losses.ctc:CTCConfig",
+    "multi_blank": "anemone.losses.transducer:MultiBlankConfig",
+    "rnnt": "anemone.losses.transducer:RNNTConfig",
+    "tdt": "anemone.losses.transducer:TDTConfig",
     "token_cross_entropy": "anemone.losses.token_cross_entropy:TokenCrossEntropyConfig",
 }
 
