@@ -9,13 +9,16 @@ prompt into train, dev or test with `divide.py`, and keeps the words that have t
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cut import DIGITS, HERE, VOICES, decode, fetch, texts
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from asterisk import DIGITS, VOICES, decode, fetch, texts
+from cut import HERE
 from divide import Take, divide, fold, groups
 from spoken_words import recognise_all, spans, tokens
 

@@ -9,13 +9,9 @@ and test.jsonl. `align.py` made the list; it need not run again. Licences and at
 """
 
 import argparse
-import gzip
 import json
-import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,58 +19,11 @@ import numpy as np
 import soundfile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from spoken_words import RATE, Wave, faded
+from asterisk import VOICES, decode, fetch
+from spoken_words import RATE, faded
 
 GAP_S = 0.2  # silence between two takes of a file
 HERE = Path(__file__).parent
-VOICES = {
-    "en": "en_US_f_Allison",
-    "es": "es_MX_f_Allison",
-    "fr": "fr_CA_f_June",
-    "it": "it_IT_m_Carlo",
-    "ru": "ru_RU_f_IvrvoiceRU",
-}
-DIGITS = {
-    "en": "zero one two three four five six seven eight nine",
-    "es": "cero uno dos tres cuatro cinco seis siete ocho nueve",
-    "fr": "zéro un deux trois quatre cinq six sept huit neuf",
-    "it": "zero uno due tre quattro cinque sei sette otto nove",
-    "ru": "ноль один два три четыре пять шесть семь восемь девять",
-}
-
-
-def fetch(lang: str, cache: Path) -> None:
-    """Download and unpack the packages of one language, unless they are in `cache`."""
-    for package in (f"asterisk-core-sounds-{lang}", f"asterisk-core-sounds-{lang}-g722"):
-        if not (cache / "usr/share/doc" / package).exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["apt-get", "download", package], cwd=cache, check=True)
-            (archive,) = cache.glob(f"{package}_*.deb")
-            subprocess.run(["dpkg", "-x", archive, cache], check=True)
-
-
-def texts(lang: str, cache: Path) -> Iterator[tuple[str, str]]:
-    """Yield (prompt, text) of every spoken prompt with a recording (one file is empty), in the order of the list."""
-    table = cache / f"usr/share/doc/asterisk-core-sounds-{lang}/core-sounds-{lang}.txt.gz"
-    for line in gzip.decompress(table.read_bytes()).decode("utf-8-sig").splitlines():
-        prompt, colon, text = line.partition(":")
-        spoken = colon and not line.startswith((";", "silence/")) and "[" not in text
-        if spoken and (path := audio_path(lang, prompt.strip(), cache)).exists() and path.stat().st_size:
-            yield prompt.strip(), text.strip()
-
-
-def audio_path(lang: str, prompt: str, cache: Path) -> Path:
-    """The recording of a prompt: G.722 at 64 kbit/s."""
-    return cache / "usr/share/asterisk/sounds" / VOICES[lang] / f"{prompt}.g722"
-
-
-@cache
-def decode(lang: str, prompt: str, cache: Path) -> Wave:
-    """The samples of a prompt at 16 kHz, within [-1, 1]."""
-    from G722 import G722
-
-    samples = G722(RATE, 64_000).decode(audio_path(lang, prompt, cache).read_bytes())
-    return np.array(samples, np.float32) / np.float32(32_768)
 
 
 def write(lang: str, cuts: list[dict[str, Any]], cache: Path, out: Path) -> list[dict[str, Any]]:

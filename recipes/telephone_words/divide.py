@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from cut import audio_path, decode, texts
+from asterisk import audio_path, decode, texts
 from spoken_words import RATE, Wave, tokens
 
 SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
