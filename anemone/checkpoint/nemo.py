@@ -26,6 +26,8 @@ ENCODERS: dict[str, Encoder] = {**quartznet.ENCODERS}  # class of an encoder -> 
 ENCODER_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {  # our kind of model -> names of tensors, of its settings
     "quartznet": quartznet.tensor_names,
     "matchboxnet": quartznet.tensor_names,
+    "citrinet": quartznet.tensor_names,
+    "jasper": quartznet.tensor_names,
 }
 HEAD_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {**heads.HEADS}  # our kind of head -> the same, of the task's
 RECOMPUTED = ("preprocessor.",)  # windows and filters, which follow from the settings

@@ -21,6 +21,9 @@ class Rule(NamedTuple):
     convert: Callable[[Any], Any] = lambda value: value
     """From the foreign value to ours; a ValueError or TypeError refuses it."""
 
+    revert: Callable[[Any], Any] = lambda value: value
+    """From our value to the foreign one, for archives that are written."""
+
 
 class Only(NamedTuple):
     """Foreign values of a setting that change nothing here; any other is refused."""
@@ -146,3 +149,34 @@ def translate(settings: Any, table: Table, where: str) -> Tree:
             except (ValueError, TypeError, KeyError) as error:
                 raise ArchiveError(f"`{where}.{key}` cannot be read: {value!r}: {error}.") from error
     return tree
+
+
+def revert(settings: Tree, table: Table) -> Tree:
+    """Returns the foreign settings that `translate` makes ours of; `Only` and `Ignored` ones are left out.
+
+    Args:
+        settings: ours; those that the table does not name are passed over.
+        table: foreign name -> what becomes of it.
+    """
+    rules = {theirs: rule for theirs, rule in table.items() if isinstance(rule, Rule)}
+    return {theirs: rule.revert(settings[rule.ours]) for theirs, rule in rules.items() if rule.ours in settings}
+
+
+def maybe(none: Any, convert: Callable[[Any], Any] = lambda value: value) -> Callable[[Any], Any]:
+    """Returns what reads a setting in which one value stands for none at all.
+
+    Args:
+        none: the value.
+        convert: reads the others.
+    """
+    return lambda value: None if value == none else convert(value)
+
+
+def or_none(none: Any, convert: Callable[[Any], Any] = lambda value: value) -> Callable[[Any], Any]:
+    """Returns the way back from `maybe`.
+
+    Args:
+        none: the value that stands for None.
+        convert: from our other values to theirs.
+    """
+    return lambda value: none if value is None else convert(value)
