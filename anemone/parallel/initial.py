@@ -1,7 +1,7 @@
 """First weights by name: every layout of a model starts with the same numbers, and none holds more than its part."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,14 @@ Draw = Callable[[str, torch.Size, torch.Generator], Tensor]
 
 
 @torch.no_grad()
-def initialize(network: nn.Module, draw: Draw, seed: int, *, device: torch.device | str | None = None) -> None:
+def initialize(
+    network: nn.Module,
+    draw: Draw,
+    seed: int,
+    *,
+    device: torch.device | str | None = None,
+    but: Collection[str] = (),
+) -> None:
     """Fills every parameter of a network, one at a time, by its name and a seed; gives memory to those without.
 
     Args:
@@ -23,9 +30,12 @@ def initialize(network: nn.Module, draw: Draw, seed: int, *, device: torch.devic
         draw: the first value of a whole parameter, from its name, shape and a generator on the device.
         seed: of the run.
         device: for what is on the meta device; "cpu" by default.
+        but: names of parameters that only get memory.
     """
     allocate(network, device=device)
     for name, parameter in network.named_parameters():
+        if name in but:
+            continue
         generator = torch.Generator(local(parameter).device).manual_seed(seed_of(seed, name))
         value = draw(name, parameter.shape, generator)
         if isinstance(parameter, DTensor):

@@ -63,7 +63,7 @@ class RunningStatistics:
 
 
 class AveragedWeights:
-    """Exponential moving average of weights and running statistics (arXiv:1806.05594, section 3).
+    """Exponential moving average of weights that move and running statistics (arXiv:1806.05594, section 3).
 
     After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the start is forgotten soon. Where weights are
     sharded, so are averages.
@@ -71,7 +71,8 @@ class AveragedWeights:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self.live = dict(module.named_parameters()) | statistics(module)
+        moving = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.live = moving | statistics(module)
         self.mean = {name: tensor.detach().clone() for name, tensor in self.live.items()}
 
     def update(self) -> None:

@@ -14,6 +14,7 @@ from anemone.models import MODELS
 from anemone.parallel.mesh import ParallelConfig
 from anemone.tasks import TASKS
 from anemone.tasks.task import Task, refuse_strangers
+from anemone.training.adapting import AdaptConfig
 from anemone.training.evaluation import evaluate as evaluate
 from anemone.training.optim import OPTIMIZERS
 from anemone.training.precision import PrecisionName
@@ -110,9 +111,16 @@ class RunConfig:
     seed: int = 0
     """Of initial weights, order of the data, augmentation and dropout."""
 
-    init: str | None = None
-    """A folder in Hugging Face's format whose weights the run starts with; null draws them. An experiment by its name
-    also takes model, size of the vocabulary and tokenizer from there."""
+    init: str | dict[str, str] | None = None
+    """A model whose weights the run starts with: an archive, a pretrained name, a folder in Hugging Face's format; or
+    part of the network -> model, such as ``{encoder: old.anemone}``. What is in none is drawn; null draws all. An
+    experiment by its name takes what it leaves out of `model`, `features` and `task` from that one model, too."""
+
+    init_only: tuple[str, ...] | None = None
+    """Patterns of names of weights or modules; no others are taken from there."""
+
+    init_except: tuple[str, ...] | None = None
+    """Patterns of names of weights or modules that are not taken from there."""
 
     resume: Literal["same", "changed"] = "same"
     """Whether a run may go on with settings that differ in what matters from those it was started with."""
@@ -129,6 +137,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         must(bool(self.folder), "folder", "the path of a folder", value=self.folder)
         must(self.seed >= 0, "seed", "0 or more", value=self.seed)
+        for name in ("init_only", "init_except"):
+            value = getattr(self, name)
+            must(value is None or bool(self.init), name, "left out where `init` is", value=value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +173,9 @@ class ExperimentConfig:
     precision: PrecisionName = "32"
     """Number format of products; weights are float32 always."""
 
+    adapt: AdaptConfig | None = None
+    """What hangs on the network beside its weights, and which of all these move; null moves all."""
+
     trainer: TrainerConfig
     """How long, on what."""
 
@@ -180,6 +194,10 @@ class ExperimentConfig:
         fits = kind == wanted or (kind, wanted) == ("kaldi", "speech")
         must(fits, "data.kind", f"{wanted}, which the task learns from", value=kind)
         refuse_strangers(self, "speech" if wanted == "speech" else "text")
+        if self.adapt:
+            tp, fp8 = self.parallel.tp, self.precision.startswith("fp8")
+            must(tp in (1, None), "parallel.tp", "1 with adapters (`adapt`)", value=tp)
+            must(not fp8, "precision", "without fp8 with adapters (`adapt`)", value=self.precision)
         if self.features is not None:
             name = "hop_ms" if kind == "kaldi" else "rate"
             value, theirs = getattr(self.data, name), getattr(self.features, name)

@@ -44,6 +44,7 @@ SHOWN = 8
 HARMLESS = {
     r"The `srun` command is available": "a machine of a cluster may train without it",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "Lightning 2.6 under PyTorch 2.13; it works as before",
+    r"Found \d+ module\(s\) in eval mode": "normalisation of frozen parts stays in it, as it should",
 }
 """Warnings of Lightning that no user can do anything about, and why."""
 

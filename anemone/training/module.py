@@ -21,6 +21,7 @@ from anemone.training.engine import Engine, StepResult
 from anemone.training.evaluation import evaluation_loader, measure
 from anemone.training.layout import lay_out
 from anemone.training.loggers import MetricsTable
+from anemone.training.optim import check_rates
 from anemone.training.precision import precision
 from anemone.training.resume import Saved, Saver, checkpoints, newest_checkpoint, random_states, set_random_states
 from anemone.training.strategy import Joined
@@ -188,11 +189,14 @@ class TrainingModule(LightningModule):
             precision=precision(self.config.precision, strategy.root_device),
             seed=self.config.run.seed,
             init=self.config.run.init,
+            only=self.config.run.init_only,
+            but=self.config.run.init_except,
             device=strategy.root_device,
         )
 
     def configure_optimizers(self) -> Optimizer:
         """Builds the optimizer once the task is on its device."""
+        check_rates(self.config.optim, self.task)
         optimizer: Optimizer = self.config.optim.build(self.task)
         return optimizer
 

@@ -5,7 +5,7 @@ schedule's factor. Weight decay spares biases, norms and all other parameters wi
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
 from anemone.config import must
+from anemone.nn.adapters import within
 from anemone.training.optimizers import Lion, Muon, NovoGrad
 
 OPTIMIZERS = {
@@ -38,29 +39,36 @@ class OptimizerConfig:
     decay_vectors: bool = False
     """Whether biases and norms shrink, too."""
 
+    rates: dict[str, float] = field(default_factory=dict)
+    """Pattern of names of weights or modules -> what their rate is multiplied by, such as ``{encoder: 0.1}``; of
+    several that fit, the last."""
+
     def __post_init__(self) -> None:
         must(0 < self.lr < math.inf, "lr", "above 0, and finite", value=self.lr)
         must(self.weight_decay >= 0, "weight_decay", "0 or more", value=self.weight_decay)
+        for pattern, factor in self.rates.items():
+            must(0 < factor < math.inf, f"rates.{pattern}", "above 0, and finite", value=factor)
         for name in ("betas", "momentum"):
             value = getattr(self, name, 0.0)
             inside = all(0 <= share < 1 for share in (value if isinstance(value, tuple) else (value,)))
             must(inside, name, "at least 0 and below 1", value=value)
 
     def groups(self, named: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """Parameter groups: those that decay, then those that do not, each by the mesh they are spread over."""
-        decays = {name: p.ndim >= 2 or self.decay_vectors for name, p in named.items()}
-        meshes = list(dict.fromkeys(_mesh(p) for p in named.values()))
-        made = (
+        """Parameter groups: those that decay, then the others, each by its rate and the mesh that it is spread over."""
+        names = {name: name.removeprefix("network.") for name in named}
+        kinds: dict[tuple[bool, float, object], list[Tensor]] = {}
+        for name, p in named.items():
+            factor = next((f for pattern, f in reversed(self.rates.items()) if within(names[name], [pattern])), 1.0)
+            kinds.setdefault((p.ndim >= 2 or self.decay_vectors, factor, _mesh(p)), []).append(p)
+        return [
             {
-                "params": [p for name, p in named.items() if decays[name] == decay and _mesh(p) == mesh],
-                "lr": self.lr,
-                "base_lr": self.lr,
+                "params": parameters,
+                "lr": self.lr * factor,
+                "base_lr": self.lr * factor,
                 "weight_decay": self.weight_decay if decay else 0.0,
             }
-            for decay in (True, False)
-            for mesh in meshes
-        )
-        return [group for group in made if group["params"]]
+            for (decay, factor, _), parameters in sorted(kinds.items(), key=lambda item: not item[0][0])
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +234,18 @@ class MuonConfig(OptimizerConfig):
             [group | {"betas": self.betas} for group in others],
             momentum=self.momentum,
         )
+
+
+def check_rates(config: OptimizerConfig, module: nn.Module) -> None:
+    """Raises unless each pattern of ``rates`` fits a weight that moves.
+
+    Raises:
+        ConfigError: one fits none; names it.
+    """
+    names = [name.removeprefix("network.") for name in trainable(module)]
+    for pattern in config.rates:
+        fits = any(within(name, [pattern]) for name in names)
+        must(fits, "optim.rates", "of patterns that fit weights that move", value=pattern)
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:

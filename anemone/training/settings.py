@@ -24,7 +24,7 @@ def experiment(name: str, overrides: Sequence[str] = ()) -> "ExperimentConfig":
         overrides: as `anemone.config.compose` takes them.
 
     Raises:
-        ArchiveError: the folder of ``run.init`` is missing, broken, or of an architecture that is not read.
+        ArchiveError: the model of ``run.init`` is missing, broken, or of an architecture that is not read.
         ConfigError: there is no such experiment, or a setting is wrong.
     """
     tree = compose(name, overrides)  # before PyTorch is imported, so that most mistakes are told at once
@@ -32,10 +32,15 @@ def experiment(name: str, overrides: Sequence[str] = ()) -> "ExperimentConfig":
         run.setdefault("folder", f"runs/{Path(name).stem}")
     from anemone.training.experiment import ExperimentConfig
 
-    if isinstance(run, dict) and (init := run.get("init")):
-        from anemone.training.convert import begun
+    if isinstance(run, dict) and isinstance(init := run.get("init"), str):
+        if (Path(init) / "config.json").is_file() and tree.get("task", {}).get("kind") == "language_modelling":
+            from anemone.training.convert import begun
 
-        tree = begun(tree, Path(init))
+            tree = begun(tree, Path(init))
+        else:
+            from anemone.training.adapting import filled
+
+            tree = filled(tree, init)
     return decode(ExperimentConfig, with_features_augmented(tree))
 
 

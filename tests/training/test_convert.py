@@ -140,9 +140,11 @@ def test_a_run_that_cannot_start_with_a_folder_is_refused(tmp_path):
     said = r"`task\.tokenizer` must be of the 64 units of .*, but is 256 instead\. .*`tokenizer\.json` is of a kind"
     with pytest.raises(AnemoneError, match=said):
         experiment("llama_tiny", settings(tmp_path, source))
-    with pytest.raises(AnemoneError, match=r"`run\.init` must be left out but for language models"):
+    with pytest.raises(AnemoneError, match=r"model_type` must be one of \[.*\], but is 'llama' instead"):
         experiment("telephone_words_quartznet", [f"run.init={source}"])
-    with pytest.raises(AnemoneError, match=re.escape(f"`{tmp_path / 'gone' / 'config.json'}` cannot be read")):
+    with pytest.raises(
+        AnemoneError, match=re.escape(f"`{tmp_path / 'gone'}` is neither a file or folder that exists nor")
+    ):
         experiment("llama_tiny", settings(tmp_path, tmp_path / "gone"))
 
 
