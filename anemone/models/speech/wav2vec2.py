@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from anemone.config import must
 from anemone.nn.encoded import Encoded, keep_mask
-from anemone.nn.transformer import TransformerLayer, hidden_keys
+from anemone.nn.encoder_layer import TransformerLayer, hidden_keys
 from anemone.types import Features, Frames, Hidden
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
