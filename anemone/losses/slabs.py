@@ -76,7 +76,7 @@ class Texts(NamedTuple):
     x_len: Tensor
     target_len: Tensor
     tokens: Tensor
-    """(B, U + 1), the next token of each node; one of no meaning at the end."""
+    """(B, U + 1), the next token of each node; 0 where there is none."""
 
     frames: list[int]
     nodes: list[int]
@@ -86,6 +86,7 @@ class Texts(NamedTuple):
     def of(cls, frames: int, nodes: int, x_len: Tensor, targets: Tensor, target_len: Tensor) -> "Texts":
         """Pads the tokens and reads the lengths, which must lie within the scores' ``frames`` and ``nodes``."""
         tokens = torch.cat((targets, targets.new_zeros(len(targets), 1)), 1).long()
+        tokens = tokens.where(torch.arange(tokens.shape[1], device=tokens.device) < target_len[:, None], 0)
         texts = cls(x_len, target_len, tokens, x_len.tolist(), [u + 1 for u in target_len.tolist()])
         most, nodes = max(texts.frames, default=0), min(nodes, tokens.shape[1])
         assert most <= frames, f"`x_len` says {most} frames, but there are scores of {frames}"

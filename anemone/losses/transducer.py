@@ -214,7 +214,13 @@ def fused_transducer_loss(
 
 def _drawn(kind: Kind, omega: float) -> Kind:
     """The kind of this call: the given one, or plain RNN-T, which leaves the durations out."""
-    assert not (kind.durations and kind.big_blanks), "durations and big blanks do not go together"
+    durations, blanks = kind.durations, (1, *kind.big_blanks)
+    assert not (durations and kind.big_blanks), "durations and big blanks do not go together"
+    assert len({*durations}) == len(durations) and min(durations, default=0) >= 0, (
+        f"durations must be unlike: {durations}"
+    )
+    assert not durations or max(durations) > 0, f"durations must be such that a blank can advance, not {durations}"
+    assert len({*blanks}) == len(blanks) and min(blanks) > 0, f"big blanks must be unlike and skip frames: {blanks}"
     if omega and torch.is_grad_enabled() and torch.rand(()).item() < omega:
         return Kind(fastemit=kind.fastemit, clamp=kind.clamp, unused=len(kind.durations))
     return kind
