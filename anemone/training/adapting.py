@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,12 @@ from anemone.checkpoint.atomic import atomic_write
 from anemone.checkpoint.fit import Report
 from anemone.checkpoint.huggingface import read_huggingface
 from anemone.checkpoint.registry import resolve
-from anemone.config import Tree, decode, must, nearest
+from anemone.config import Tree, must, nearest
 from anemone.errors import ArchiveError
 from anemone.nn.adapters import HOLDER, within
 from anemone.parallel.gradients import local
 from anemone.parallel.initial import part_of
-from anemone.tasks import Parts
+from anemone.tasks import rebuild
 from anemone.tasks.adapting import ADAPTERS, THEIRS, AdaptersConfig, attach, base_of, on_base, weights_of
 from anemone.tasks.task import Task
 from anemone.tasks.vocabulary import regrow
@@ -227,8 +227,9 @@ def _regrown(task: Task, archive: Archive, own: Mapping[str, Tensor]) -> tuple[M
 
 def pieces_of(tree: Tree, files: Mapping[str, bytes]) -> list[str]:
     """The spellings of the tokens of a model, of which the config and files of an archive tell."""
-    parts = decode(Parts, {name: tree.get(name) for name in ("task", "model", "features")})
-    return list(parts.task.tokenizer.build(files).pieces)
+    with torch.device("meta"):
+        task: Any = rebuild(tree, files)
+    return list(task.tokenizer.pieces)
 
 
 def _put(tensor: Tensor, value: Tensor) -> None:
