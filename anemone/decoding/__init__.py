@@ -6,7 +6,10 @@ The config of a recogniser's decoding makes a `Decoder` by ``build(head)``.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-DECODERS = {"ctc_greedy": "anemone.decoding.ctc:CTCGreedyConfig"}
+DECODERS = {
+    "ctc_greedy": "anemone.decoding.ctc:CTCGreedyConfig",
+    "transducer_greedy": "anemone.decoding.transducer:TransducerGreedyConfig",
+}
 
 
 class Hypothesis(NamedTuple):

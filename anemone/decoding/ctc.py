@@ -1,27 +1,27 @@
 """Greedy CTC decoding: the best token of each frame, repeats joined, blanks dropped."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anemone.decoding import Decoder, Hypothesis
-from anemone.nn.heads import LabelLogProbs
 
 
 @dataclass(frozen=True, kw_only=True)
 class CTCGreedyConfig:
     """The single most probable alignment, without a language model."""
 
-    def build(self, head: nn.Module) -> Decoder:
+    def build(self, head: Any) -> Decoder:
         """Returns `ctc_greedy` of what the head gives.
 
         Args:
-            head: not asked for anything.
+            head: has ``label_scores``, which tells what of its output CTC reads.
         """
 
-        def decoder(output: LabelLogProbs) -> list[Hypothesis]:
-            return ctc_greedy(output.x, output.x_len)
+        def decoder(output: Any) -> list[Hypothesis]:
+            return ctc_greedy(*head.label_scores(output))
 
         return decoder
 

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOSSES = {
+    "attention": "anemone.losses.attention:AttentionLossConfig",
     "cross_entropy": "anemone.losses.cross_entropy:CrossEntropyConfig",
     "ctc": "anemone.losses.ctc:CTCConfig",
+    "hybrid": "anemone.losses.hybrid:HybridLossConfig",
     "multi_blank": "anemone.losses.transducer:MultiBlankConfig",
     "rnnt": "anemone.losses.transducer:RNNTConfig",
     "tdt": "anemone.losses.transducer:TDTConfig",

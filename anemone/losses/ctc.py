@@ -1,14 +1,13 @@
 """CTC: minus the log-probability of all alignments of a text to the frames (Graves et al., ICML 2006)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from anemone.losses import Criterion, LossSum
-from anemone.nn.heads import LabelLogProbs
 
 Reduction = Literal["mean_batch", "mean_volume", "mean"]
 
@@ -21,15 +20,16 @@ class CTCConfig:
     """What the loss is a mean over: utterances (mean_batch), target tokens (mean_volume), or utterances after each
     was divided by its number of tokens (mean)."""
 
-    def build(self, head: nn.Module) -> Criterion:
+    def build(self, head: Any) -> Criterion:
         """Returns `ctc_loss` with this reduction.
 
         Args:
-            head: not asked for anything.
+            head: has ``label_scores``, which tells what of its output CTC reads.
         """
 
-        def criterion(output: LabelLogProbs, targets: Tensor, target_len: Tensor) -> LossSum:
-            return ctc_loss(output.x, output.x_len, targets, target_len, reduction=self.reduction)
+        def criterion(output: Any, targets: Tensor, target_len: Tensor) -> LossSum:
+            log_probs, frames = head.label_scores(output)
+            return ctc_loss(log_probs, frames, targets, target_len, reduction=self.reduction)
 
         return criterion
 

@@ -8,6 +8,8 @@ first. A head that learns from the text has the ports ``targets`` and ``target_l
 MODELS = {
     "quartznet": "anemone.models.speech.quartznet:QuartzNetConfig",
     "matchboxnet": "anemone.models.speech.matchboxnet:MatchboxNetConfig",
+    "conformer": "anemone.models.speech.conformer:ConformerConfig",
+    "fastconformer": "anemone.models.speech.fastconformer:FastConformerConfig",
     "citrinet": "anemone.models.speech.citrinet:CitrinetConfig",
     "jasper": "anemone.models.speech.jasper:JasperConfig",
     "wav2vec2": "anemone.models.speech.wav2vec2:Wav2Vec2Config",
@@ -15,6 +17,9 @@ MODELS = {
 }
 
 HEADS = {
+    "attention": "anemone.models.speech.attention_decoder:AttentionHeadConfig",
     "ctc": "anemone.models.speech.ctc:CTCHeadConfig",
+    "hybrid": "anemone.models.speech.transducer:HybridConfig",
+    "transducer": "anemone.models.speech.transducer:TransducerConfig",
 }
 """What stands on the encoder of a recogniser."""

@@ -52,6 +52,10 @@ class CTCHead(nn.Module):
         """
         return LabelLogProbs(self.linear(x).float().log_softmax(-1), x_len)
 
+    def label_scores(self, output: LabelLogProbs) -> LabelLogProbs:
+        """Returns the part of an output that CTC reads: all of it."""
+        return output
+
 
 def _average(x: Tensor, x_len: Tensor) -> Tensor:
     keep = keep_mask(x_len, x.shape[1])

@@ -1,0 +1,57 @@
+"""A transducer's loss and CTC on one encoder, added."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from anemone.config import load_class, must, of_kind
+from anemone.losses import Criterion, LossSum
+from anemone.losses.ctc import CTCConfig
+
+TRANSDUCERS = {
+    "multi_blank": "anemone.losses.transducer:MultiBlankConfig",
+    "rnnt": "anemone.losses.transducer:RNNTConfig",
+    "tdt": "anemone.losses.transducer:TDTConfig",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridLossConfig:
+    """``(1 - ctc_weight) * transducer + ctc_weight * ctc``."""
+
+    transducer: Any = of_kind(TRANSDUCERS, optional=True)
+    """The loss of the transducer; that of its kind of head if left out."""
+
+    ctc: CTCConfig = field(default_factory=CTCConfig)
+    """The loss of CTC."""
+
+    ctc_weight: float = 0.3
+    """Share of CTC."""
+
+    def __post_init__(self) -> None:
+        must(0 <= self.ctc_weight < 1, "ctc_weight", "at least 0 and below 1", value=self.ctc_weight)
+
+    def build(self, head: Any) -> Criterion:
+        """Returns the weighted sum; where the two are divided by unlike counts, CTC is brought to the other's.
+
+        Args:
+            head: a transducer that has ``label_scores`` too.
+
+        Raises:
+            ConfigError: the head is that of another loss.
+        """
+        kind = "tdt" if head.durations else "multi_blank" if head.big_blanks else "rnnt"
+        transducer = (self.transducer or load_class(TRANSDUCERS[kind])()).build(head)
+        ctc = self.ctc.build(head)
+
+        def criterion(output: Any, targets: Tensor, target_len: Tensor) -> LossSum:
+            first, second = transducer(output, targets, target_len), ctc(output, targets, target_len)
+            share = self.ctc_weight * first.count / second.count.clamp(min=1)
+            return LossSum((1 - self.ctc_weight) * first.total + share * second.total, first.count)
+
+        return criterion
+
+    def infeasible(self, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
+        """Finds the utterances to which CTC cannot be fitted; they add nothing to its part."""
+        return self.ctc.infeasible(x_len, targets, target_len)
