@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from anemone.checkpoint.archive import NEMO_CONFIG, Archive
-from anemone.checkpoint.names import features, heads, quartznet
+from anemone.checkpoint.names import conformer, features, heads, quartznet
 from anemone.checkpoint.names.rules import Encoder, Model, Purpose, look_up, target, translate, translate_part
 from anemone.checkpoint.safe import load_tensors, load_tree, open_members
 from anemone.config import Tree
@@ -22,16 +22,23 @@ WEIGHTS = "model_weights.ckpt"
 
 # The tables to which a family adds its rows.
 MODELS: dict[str, Model] = {**heads.MODELS}  # class of a model -> what it is for
-ENCODERS: dict[str, Encoder] = {**quartznet.ENCODERS}  # class of an encoder -> its settings
+ENCODERS: dict[str, Encoder] = {**quartznet.ENCODERS, **conformer.ENCODERS}  # class of an encoder -> its settings
 ENCODER_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {  # our kind of model -> names of tensors, of its settings
     "quartznet": quartznet.tensor_names,
     "matchboxnet": quartznet.tensor_names,
     "citrinet": quartznet.tensor_names,
     "jasper": quartznet.tensor_names,
+    "conformer": conformer.tensor_names,
+    "fastconformer": conformer.tensor_names,
 }
 HEAD_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {**heads.HEADS}  # our kind of head -> the same, of the task's
 RECOMPUTED = ("preprocessor.",)  # windows and filters, which follow from the settings
-SQUEEZED = ("pointwise.weight", "head.linear.weight")  # convolutions of kernel 1 there, matrices here
+SQUEEZED = (
+    "pointwise.weight",
+    "head.linear.weight",
+    "conv.up.weight",
+    "conv.down.weight",
+)  # convolutions of kernel 1 there, matrices here
 
 
 def read_nemo(path: str | Path) -> Archive:

@@ -45,6 +45,7 @@ class Plan(NamedTuple):
 
 
 PLANS = {
+    "Conformer": "anemone.parallel.plans.conformer:PLAN",
     "Llama": "anemone.parallel.plans.llama:PLAN",
     "QuartzNet": "anemone.parallel.plans.quartznet:PLAN",
     "MatchboxNet": "anemone.parallel.plans.quartznet:PLAN",
