@@ -9,4 +9,5 @@ FEATURES = {
     "log_mel": "anemone.features.mel:LogMelConfig",
     "mfcc": "anemone.features.mfcc:MFCCConfig",
     "waveform": "anemone.features.waveform:WaveformConfig",
+    "whisper_mel": "anemone.features.whisper_mel:WhisperMelConfig",
 }

@@ -16,6 +16,8 @@ from anemone.config import EMPTY, must
 from anemone.errors import ConfigError, DataError
 
 TOKENIZERS = {
+    "aggregate": "anemone.features.aggregate:AggregateConfig",
+    "byte_bpe": "anemone.features.byte_bpe:ByteBPEConfig",
     "bytes": "anemone.features.tokenizers:BytesConfig",
     "characters": "anemone.features.tokenizers:CharactersConfig",
     "delimited": "anemone.features.delimited:DelimitedConfig",
