@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 DECODERS = {
+    "attention_greedy": "anemone.decoding.attention:AttentionGreedyConfig",
     "ctc_greedy": "anemone.decoding.ctc:CTCGreedyConfig",
     "transducer_greedy": "anemone.decoding.transducer:TransducerGreedyConfig",
 }

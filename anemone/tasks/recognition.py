@@ -14,9 +14,9 @@ from anemone.config import EMPTY, load_class, must, of_kind
 from anemone.data.batch import Batch
 from anemone.data.reader import RowEncode, Target
 from anemone.decoding import DECODERS, Decoder
-from anemone.features.text import TextConfig, Writing
 from anemone.errors import DataError
 from anemone.features.prompts import PromptConfig, Prompted
+from anemone.features.text import TextConfig, Writing
 from anemone.features.tokenizers import TOKENIZERS
 from anemone.losses import LOSSES, Criterion, LossSum
 from anemone.metrics.wer import Edits, character_edits, word_edits
@@ -155,7 +155,7 @@ class RecognitionTask(SpeechTask):
     @property
     def encode(self) -> Callable[[str], list[int]]:
         """What gives the tokens of a text; it raises DataError where the tokenizer cannot write it."""
-        encode: Callable[[str], list[int]] = self.tokenizer.encode
+        encode: Any = self.tokenizer.encode
         if isinstance(self.tokenizer, Prompted):
             encode = RowEncode(self.tokenizer.columns, partial(_prompted, self.tokenizer))
         text = self.parts.task.text

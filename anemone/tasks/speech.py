@@ -57,30 +57,38 @@ class SpeechTask(Task):
         """Whether recordings go in; a model of given features takes those alone."""
         return not isinstance(self.network.features, Given)
 
-    def forward(self, audio: Tensor, audio_len: Tensor) -> Any:
-        """Returns what the head returns; a head that learns from text is given none.
+    def forward(self, audio: Tensor, audio_len: Tensor, prompt: Sequence[int] | None = None) -> Any:
+        """Returns what the head returns; a head that learns from text is given a prompt at most.
 
         Args:
             audio: (B, S) float32 at ``rate``.
             audio_len: (B,) samples.
+            prompt: tokens that the text of each begins with; `default_prompt` by default.
         """
-        return self.network(*self.filled(audio, audio_len), *self.no_text(len(audio)))
+        prompt = self.default_prompt() if prompt is None else prompt
+        return self.network(*self.filled(audio, audio_len), *self.no_text(len(audio), prompt))
+
+    def default_prompt(self) -> Sequence[int]:
+        """Returns the tokens that a text begins with where nothing else is asked for."""
+        return ()
 
     @property
     def learns_from_text(self) -> bool:
         """Whether the head takes the text beside the states of the encoder."""
         return "targets" in self.network.inputs
 
-    def no_text(self, num_items: int) -> tuple[Tensor, ...]:
-        """Returns what stands for the text where there is none: targets (B, 0) and lengths (B,), if the head has them.
+    def no_text(self, num_items: int, prompt: Sequence[int] = ()) -> tuple[Tensor, ...]:
+        """Returns what stands for the text where there is none: prompts (B, U) and lengths (B,), if the head has them.
 
         Args:
             num_items: B.
+            prompt: tokens of each prompt.
         """
         if not self.learns_from_text:
             return ()
-        lengths = torch.zeros(num_items, dtype=torch.long, device=next(self.parameters()).device)
-        return lengths.new_zeros(num_items, 0), lengths
+        prompts = torch.tensor([[*prompt]] * num_items, dtype=torch.long, device=next(self.parameters()).device)
+        lengths = prompts.new_full((num_items,), len(prompt))
+        return prompts, lengths, *([lengths] if "prompt_len" in self.network.inputs else [])
 
     def filled(self, audio: Tensor, audio_len: Tensor) -> tuple[Tensor, Tensor]:
         """Fills audio shorter than one hop of the features, which would have no frame, up with silence to one hop."""
@@ -91,9 +99,11 @@ class SpeechTask(Task):
     def inputs(self, batch: Batch | FeatureBatch) -> tuple[Tensor, ...]:
         """Returns audio (B, S) and samples (B,), or features (B, F, T) and frames (B,) of a batch that brings them.
 
-        Targets (B, U) and their lengths (B,) follow where the head takes them.
+        Targets (B, U) and their lengths (B,) follow where the head takes them, and those of their prompts (B,).
         """
-        text = (batch.targets, batch.target_len) if self.learns_from_text else ()
+        text: tuple[Tensor, ...] = (batch.targets, batch.target_len) if self.learns_from_text else ()
+        if "prompt_len" in self.network.inputs:
+            text += (torch.zeros_like(batch.target_len) if batch.prompt_len is None else batch.prompt_len,)
         if isinstance(batch, FeatureBatch):
             return batch.features, batch.frames, *text
         return *self.filled(batch.audio, batch.audio_len), *text
@@ -116,7 +126,13 @@ class SpeechTask(Task):
             rate=self.rate, channel=channel, eval_batch_size=batch_size, num_workers=num_workers, skip_bad=skip_bad
         )
 
-    def answer(self, sources: Iterable[Any], batch_size: int, read: Callable[[Any], Sequence[Result]]) -> list[Result]:
+    def answer(
+        self,
+        sources: Iterable[Any],
+        batch_size: int,
+        read: Callable[[Any], Sequence[Result]],
+        prompt: Sequence[int] | None = None,
+    ) -> list[Result]:
         """Runs the network over recordings, in batches of like length, and returns the answers in input order.
 
         Args:
@@ -124,6 +140,7 @@ class SpeechTask(Task):
                 `anemone.data.audio.waveform`.
             batch_size: recordings a batch.
             read: from the output of the network to one answer per item.
+            prompt: see `forward`.
 
         Raises:
             DataError: a single recording instead of a list, one that cannot be read, or one whose scores are not
@@ -140,7 +157,7 @@ class SpeechTask(Task):
         answers: dict[int, Result] = {}
         with inference(self):
             for numbers, audio, audio_len in _batches(sources, self.rate, batch_size):
-                output = self(audio.to(device), audio_len.to(device))
+                output = self(audio.to(device), audio_len.to(device), prompt)
                 if not all(finite := _finite(output).tolist()):
                     raise DataError(
                         f"recording {numbers[finite.index(False)]} of `sources`: the scores of the network are not "
