@@ -32,9 +32,10 @@ VERBS = {
     "plan": "predict what fits on some GPUs, and how fast it would train",
     "config": "print the settings of an experiment, decoded",
     "data": "prepare data sets: convert, augment, measure and divide them",
+    "tokenizer": "make tokenizers of texts",
     "completion": "print a script that makes a shell complete all this",
 }
-GROUPS = ("data",)
+GROUPS = ("data", "tokenizer")
 """Verbs that have verbs of their own, in a table ``VERBS``."""
 
 
