@@ -35,6 +35,9 @@ class Heard(NamedTuple):
     columns: Mapping[str, Any]
     """Further columns of its manifest, for slices."""
 
+    recording: tuple[str, float] = ("", 0.0)
+    """Where it lies, and from which second on."""
+
 
 def plain(text: str) -> str:
     """Returns a text in lower case and without punctuation, but for apostrophes within words.

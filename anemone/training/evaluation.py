@@ -1,6 +1,6 @@
 """How good a task is: metric states added over batches and ranks, then summed up."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,14 @@ from torch import Tensor
 
 from anemone.config import must
 from anemone.data import DataConfig, Examples, MicroBatch, StepLoader
+from anemone.data.batch import Batch
 from anemone.data.kaldi.cmvn import Norm
 from anemone.data.kaldi.dataset import brings_features
 from anemone.data.kaldi.loader import KaldiDataConfig
+from anemone.data.manifest import Index
 from anemone.data.problems import none_usable
+from anemone.metrics.recognition import Heard
+from anemone.tasks.recognition import RecognitionTask
 from anemone.tasks.speech import SpeechTask
 from anemone.tasks.task import States as States
 from anemone.tasks.task import Task, inference
@@ -94,10 +98,40 @@ def evaluation_data(
 
 def states_of(task: Task, manifests: Sequence[str | Path], data: DataConfig, *, precision: str = "32") -> States:
     """What metrics are computed from, such as a confusion matrix; see `evaluate`."""
+    return _states(task, data.read(manifests, task.parts.task, task.files()), data, precision, task.evaluate)
+
+
+def heard(
+    task: RecognitionTask, manifests: Sequence[str | Path], data: DataConfig, *, precision: str = "32"
+) -> tuple[States, list[Heard]]:
+    """What metrics are computed from, and what the task made of each utterance; see `evaluate`.
+
+    The references are the texts of the manifests as they stand there.
+    """
     index = data.read(manifests, task.parts.task, task.files())
+    assert isinstance(index, Index)
+    found: dict[int, str] = {}
+
+    def evaluate(batch: Batch) -> States:
+        output = task.output(batch)
+        transcripts = task.transcripts(output)
+        found.update(zip(batch.rows.tolist(), (transcript.text for transcript in transcripts), strict=True))
+        return task.scored(output, batch, transcripts)
+
+    states = _states(task, index, data, precision, torch.no_grad()(evaluate))
+    numbers = sorted(found)
+    columns = index.values(numbers, index.columns)
+    rows = zip(numbers, index.rows(numbers), columns, strict=True)
+    return states, [
+        Heard(row.id, row.target, found[i], {"duration": row.duration, **more}, (row.audio, row.offset))
+        for i, row, more in rows
+    ]
+
+
+def _states(task: Task, index: Any, data: DataConfig, precision: str, evaluate: Callable[[Any], States]) -> States:
     device = next(task.parameters()).device
     with inference(task), find_precision(precision, device).autocast(device, laid_out=False):
-        return count(task, evaluation_loader(task, index, data), device)
+        return count(task, evaluation_loader(task, index, data), device, evaluate=evaluate)
 
 
 def evaluation_loader(
@@ -116,7 +150,14 @@ def evaluation_loader(
     return data.loader(index, task.encode, training=False, rank=rank, world=world, shared=shared)
 
 
-def count(task: Task, loader: StepLoader, device: torch.device, share: Share | None = None) -> States:
+def count(
+    task: Task,
+    loader: StepLoader,
+    device: torch.device,
+    share: Share | None = None,
+    *,
+    evaluate: Callable[[Any], States] | None = None,
+) -> States:
     """Adds the task's metric states over the batches of all ranks. The caller sets mode and precision.
 
     Beside the states of the task there are ``utterances`` or ``sequences``, those measured, and ``left_out``, lines.
@@ -126,24 +167,30 @@ def count(task: Task, loader: StepLoader, device: torch.device, share: Share | N
         loader: of this rank.
         device: of this rank.
         share: how it takes part, where the network is laid out over several.
+        evaluate: from a batch to the states; that of the task by default. Not where there is a share.
 
     Raises:
         DataError: no rank had a row to measure.
     """
     index = loader.index
-    states, rows = added(task, (batch for step in loader for batch in step), device, share)
+    states, rows = added(task, (batch for step in loader for batch in step), device, share, evaluate=evaluate)
     if not rows:
         raise none_usable(len(index), loader.problems, noun=index.noun)
     return {**states, f"{index.noun}s": rows, "left_out": len(index) - rows + len(index.problems)}
 
 
 def added(
-    task: Task, batches: Iterable[MicroBatch], device: torch.device, share: Share | None = None
+    task: Task,
+    batches: Iterable[MicroBatch],
+    device: torch.device,
+    share: Share | None = None,
+    *,
+    evaluate: Callable[[Any], States] | None = None,
 ) -> tuple[States, Tensor]:
     """Adds the task's metric states and counts the rows of all ranks' batches; arguments are those of `count`."""
     states = {name: value.clone() for name, value in task.zero_states().items()}
     rows = torch.zeros((), dtype=torch.int64, device=device)
-    alone = ((task.evaluate(batch.to(device)), len(batch.rows)) for batch in batches)
+    alone = (((evaluate or task.evaluate)(batch.to(device)), len(batch.rows)) for batch in batches)
     for found, number in share.measured(batches) if share else alone:
         rows += number
         states = {name: states[name] + value for name, value in found.items()}
