@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from anemone.checkpoint.archive import NEMO_CONFIG, Archive
-from anemone.checkpoint.names import conformer, features, heads, quartznet
+from anemone.checkpoint.names import attention, conformer, features, heads, quartznet, transducer
 from anemone.checkpoint.names.rules import Encoder, Model, Purpose, look_up, target, translate, translate_part
 from anemone.checkpoint.safe import load_tensors, load_tree, open_members
 from anemone.config import Tree
@@ -21,7 +21,11 @@ from anemone.errors import ArchiveError
 WEIGHTS = "model_weights.ckpt"
 
 # The tables to which a family adds its rows.
-MODELS: dict[str, Model] = {**heads.MODELS}  # class of a model -> what it is for
+MODELS: dict[str, Model] = {
+    **heads.MODELS,
+    **attention.MODELS,
+    **transducer.MODELS,
+}  # class of a model -> what it is for
 ENCODERS: dict[str, Encoder] = {**quartznet.ENCODERS, **conformer.ENCODERS}  # class of an encoder -> its settings
 ENCODER_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {  # our kind of model -> names of tensors, of its settings
     "quartznet": quartznet.tensor_names,
@@ -31,11 +35,13 @@ ENCODER_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {  # our kind of mo
     "conformer": conformer.tensor_names,
     "fastconformer": conformer.tensor_names,
 }
-HEAD_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {**heads.HEADS}  # our kind of head -> the same, of the task's
-RECOMPUTED = ("preprocessor.",)  # windows and filters, which follow from the settings
+# our kind of head -> the same, of the task's settings
+HEAD_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {**heads.HEADS, **attention.HEADS, **transducer.HEADS}
+RECOMPUTED = ("preprocessor.", *attention.RECOMPUTED)  # what follows from the settings
 SQUEEZED = (
     "pointwise.weight",
     "head.linear.weight",
+    "head.ctc.linear.weight",
     "conv.up.weight",
     "conv.down.weight",
 )  # convolutions of kernel 1 there, matrices here
@@ -95,8 +101,17 @@ def tensor_names(config: Tree) -> dict[str, str]:
         config: our settings: ``model`` with its kind, and ``task`` with its kind and, where it has several, its head.
     """
     model, task = config["model"], config["task"]
-    head = task.get("head", {"kind": "ctc"})["kind"] if task["kind"] == "recognition" else task["kind"]
-    return {**ENCODER_NAMES[model["kind"]](model), **HEAD_NAMES[head](task)}
+    return {**ENCODER_NAMES[model["kind"]](model), **HEAD_NAMES[head_kind(task)](task)}
+
+
+def head_kind(task: Tree) -> str:
+    """Returns our kind of head, or of task where that has one kind.
+
+    Args:
+        task: our settings of it.
+    """
+    kind: str = task.get("head", {"kind": "ctc"})["kind"] if task["kind"] == "recognition" else task["kind"]
+    return kind
 
 
 def rename(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -21,7 +21,8 @@ class CTCGreedyConfig:
         """
 
         def decoder(output: Any) -> list[Hypothesis]:
-            return ctc_greedy(*head.label_scores(output))
+            scores = head.label_scores(output)
+            return ctc_greedy(scores.x, scores.x_len)
 
         return decoder
 

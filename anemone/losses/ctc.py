@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anemone.config import must
 from anemone.losses import Criterion, LossSum
 
 Reduction = Literal["mean_batch", "mean_volume", "mean"]
@@ -20,22 +21,65 @@ class CTCConfig:
     """What the loss is a mean over: utterances (mean_batch), target tokens (mean_volume), or utterances after each
     was divided by its number of tokens (mean)."""
 
+    intermediate_weights: tuple[float, ...] = ()
+    """Shares of the losses of inner layers of the encoder, one for each of `model.tap_layers` (arXiv:2102.03216)."""
+
+    def __post_init__(self) -> None:
+        check_shares(self.intermediate_weights)
+
     def build(self, head: Any) -> Criterion:
-        """Returns `ctc_loss` with this reduction.
+        """Returns `ctc_loss` with this reduction, and that of inner layers.
 
         Args:
             head: has ``label_scores``, which tells what of its output CTC reads.
         """
 
         def criterion(output: Any, targets: Tensor, target_len: Tensor) -> LossSum:
-            log_probs, frames = head.label_scores(output)
-            return ctc_loss(log_probs, frames, targets, target_len, reduction=self.reduction)
+            scores = head.label_scores(output)
+            loss = ctc_loss(scores.x, scores.x_len, targets, target_len, reduction=self.reduction)
+            return self.with_inner(loss, self.intermediate_weights, scores, targets, target_len)
 
         return criterion
+
+    def with_inner(
+        self, loss: LossSum, shares: tuple[float, ...], scores: Any, targets: Tensor, target_len: Tensor
+    ) -> LossSum:
+        """Computes ``(1 - sum(shares)) * loss`` and a share of the CTC loss of each inner layer.
+
+        Args:
+            loss: of the last layer, of whatever kind.
+            shares: one for each inner layer.
+            scores: of labels, of inner layers too.
+            targets: (B, U) tokens.
+            target_len: (B,) tokens.
+
+        Raises:
+            ConfigError: the encoder gives another number of inner layers.
+        """
+        if not shares:
+            return loss
+        number = 0 if scores.inner is None else len(scores.inner)
+        rule = f"as many as `model.tap_layers`, which are {number}"
+        must(len(shares) == number, "loss.intermediate_weights", rule, value=shares)
+        total = (1 - sum(shares)) * loss.total
+        for share, x in zip(shares, scores.inner, strict=True):
+            inner = ctc_loss(x, scores.x_len, targets, target_len, reduction=self.reduction)
+            total = total + share * loss.count / inner.count.clamp(min=1) * inner.total
+        return LossSum(total, loss.count)
 
     def infeasible(self, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
         """Finds the utterances that no alignment fits, see `infeasible`."""
         return infeasible(x_len, targets, target_len)
+
+
+def check_shares(shares: tuple[float, ...]) -> None:
+    """Checks the shares of the losses of inner layers.
+
+    Raises:
+        ConfigError: they leave nothing for the last layer.
+    """
+    fits = all(share >= 0 for share in shares) and sum(shares) < 1
+    must(fits, "intermediate_weights", "0 or more each, and below 1 in all", value=shares)
 
 
 def ctc_loss(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from anemone.config import load_class, must, of_kind
 from anemone.losses import Criterion, LossSum
-from anemone.losses.ctc import CTCConfig
+from anemone.losses.ctc import CTCConfig, check_shares
 
 TRANSDUCERS = {
     "multi_blank": "anemone.losses.transducer:MultiBlankConfig",
@@ -29,8 +29,14 @@ class HybridLossConfig:
     ctc_weight: float = 0.3
     """Share of CTC."""
 
+    intermediate_weights: tuple[float, ...] = ()
+    """Shares of CTC losses of inner layers of the encoder, one for each of `model.tap_layers`, in the whole."""
+
     def __post_init__(self) -> None:
-        must(0 <= self.ctc_weight < 1, "ctc_weight", "at least 0 and below 1", value=self.ctc_weight)
+        must(0 <= self.ctc_weight <= 1, "ctc_weight", "between 0 and 1", value=self.ctc_weight)
+        check_shares(self.intermediate_weights)
+        inner = self.ctc.intermediate_weights
+        must(not inner, "ctc.intermediate_weights", "left out: set `loss.intermediate_weights`", value=inner)
 
     def build(self, head: Any) -> Criterion:
         """Returns the weighted sum; where the two are divided by unlike counts, CTC is brought to the other's.
@@ -48,7 +54,9 @@ class HybridLossConfig:
         def criterion(output: Any, targets: Tensor, target_len: Tensor) -> LossSum:
             first, second = transducer(output, targets, target_len), ctc(output, targets, target_len)
             share = self.ctc_weight * first.count / second.count.clamp(min=1)
-            return LossSum((1 - self.ctc_weight) * first.total + share * second.total, first.count)
+            loss = LossSum((1 - self.ctc_weight) * first.total + share * second.total, first.count)
+            scores = head.label_scores(output)
+            return self.ctc.with_inner(loss, self.intermediate_weights, scores, targets, target_len)
 
         return criterion
 

@@ -13,10 +13,11 @@ Pooling = Literal["average", "max", "attentive", "average_padded", "max_padded"]
 
 
 class LabelLogProbs(NamedTuple):
-    """Log-probabilities of ``num_labels`` labels at each frame, and how many frames of each are valid."""
+    """Log-probabilities of ``num_labels`` labels at each frame, valid frames, and log-probabilities of inner layers."""
 
     x: LogProbs[Tensor, "B T V={self.num_labels}"]
     x_len: Frames[Tensor, "B"]
+    inner: LogProbs[Tensor, "C B T V={self.num_labels}"] | None = None
 
 
 class CTCHead(nn.Module):
@@ -24,8 +25,8 @@ class CTCHead(nn.Module):
 
     Example:
         >>> head = CTCHead(d_model=8, vocab_size=28)
-        >>> x, x_len = head(torch.zeros(1, 5, 8), torch.tensor([5]))
-        >>> x.shape, head.blank
+        >>> scores = head(torch.zeros(1, 5, 8), torch.tensor([5]))
+        >>> scores.x.shape, head.blank
         (torch.Size([1, 5, 29]), 28)
 
     Args:
@@ -41,7 +42,12 @@ class CTCHead(nn.Module):
         self.linear = nn.Linear(d_model, self.num_labels)
         nn.init.xavier_uniform_(self.linear.weight)
 
-    def forward(self, x: Acoustic[Tensor, "B T D={self.d_model}"], x_len: Frames[Tensor, "B"]) -> LabelLogProbs:
+    def forward(
+        self,
+        x: Acoustic[Tensor, "B T D={self.d_model}"],
+        x_len: Frames[Tensor, "B"],
+        inner: Acoustic[Tensor, "C B T D={self.d_model}"] | None = None,
+    ) -> LabelLogProbs:
         """Returns ``log_softmax(x W + b)`` as float32.
 
         Under autocast the product is computed in the lower precision, the softmax of it in float32.
@@ -49,8 +55,10 @@ class CTCHead(nn.Module):
         Args:
             x: encoder states.
             x_len: valid frames.
+            inner: states of inner layers, where the encoder gives some (arXiv:2102.03216).
         """
-        return LabelLogProbs(self.linear(x).float().log_softmax(-1), x_len)
+        of_inner = None if inner is None else self.linear(inner).float().log_softmax(-1)
+        return LabelLogProbs(self.linear(x).float().log_softmax(-1), x_len, of_inner)
 
     def label_scores(self, output: LabelLogProbs) -> LabelLogProbs:
         """Returns the part of an output that CTC reads: all of it."""

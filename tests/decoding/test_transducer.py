@@ -104,5 +104,5 @@ def test_no_more_than_max_symbols_stand_at_a_frame():
     targets = torch.zeros(1, 0, dtype=torch.long), torch.tensor([0])
     assert decoder(head(torch.randn(1, 4, 6), torch.tensor([4]), *targets))[0].frames == [0, 0, 1, 1, 2, 2, 3, 3]
     assert transducer_greedy(head, x[:, :0], torch.tensor([0]))[0][0].tokens == []
-    with pytest.raises(ConfigError, match="`max_symbols` must be in 1..1000, but is 0 instead"):
+    with pytest.raises(ConfigError, match=r"`max_symbols` must be in 1\.\.1000, but is 0 instead"):
         decode(TransducerGreedyConfig, {"max_symbols": 0})

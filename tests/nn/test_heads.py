@@ -15,10 +15,17 @@ SAFE = [p for p in POOLINGS if not p.endswith("_padded")]
 def test_ctc_gives_log_probabilities_with_the_blank_last():
     head = CTCHead(d_model=8, vocab_size=28)
     with checked(head):
-        x, x_len = head(torch.randn(2, 5, 8), torch.tensor([5, 3]))
+        x, x_len, inner = head(torch.randn(2, 5, 8), torch.tensor([5, 3]))
     assert x.shape == (2, 5, 29) and head.blank == 28
     assert torch.allclose(x.exp().sum(-1), torch.ones(2, 5))
-    assert x_len.tolist() == [5, 3]
+    assert x_len.tolist() == [5, 3] and inner is None
+
+
+def test_ctc_reads_inner_layers_as_it_reads_the_last():
+    head, states = CTCHead(d_model=8, vocab_size=28), torch.randn(2, 3, 5, 8)
+    with checked(head):
+        x, x_len, inner = head(states[1], torch.tensor([5, 3, 4]), states)
+    assert inner.shape == (2, 3, 5, 29) and torch.allclose(inner[1], x, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

@@ -59,6 +59,9 @@ class LSTMConfig:
     init_scale: float = 1.0
     """What the first weights of the LSTM are multiplied by."""
 
+    random_start: bool = False
+    """Begin each text in training with a random memory, which helps on long speech (arXiv:1910.11455)."""
+
     def __post_init__(self) -> None:
         must(self.d_model > 0, "d_model", "1 or more", value=self.d_model)
         must(self.num_layers > 0, "num_layers", "1 or more", value=self.num_layers)
@@ -249,6 +252,7 @@ class LSTMPredictor(nn.Module):
     def __init__(self, vocab_size: int, config: LSTMConfig) -> None:
         super().__init__()
         self.d_model, self.blank = config.d_model, vocab_size
+        self.random_start = config.random_start
         self.embedding = nn.Embedding(vocab_size + 1, config.d_model, padding_idx=vocab_size)
         self.lstm = LSTMCells(config)
 
@@ -259,7 +263,10 @@ class LSTMPredictor(nn.Module):
             x: the tokens of each text.
         """
         embedded = self.embedding(F.pad(x, (1, 0), value=self.blank))
-        out: Tensor = self.lstm(embedded, *self.lstm.start(embedded)).x
+        state = self.lstm.start(embedded)
+        if self.random_start and self.training:
+            state = tuple(torch.randn_like(each) for each in state)
+        out: Tensor = self.lstm(embedded, *state).x
         return out
 
     def start(self, num_items: int) -> State:
@@ -366,12 +373,13 @@ class TransducerStates(NamedTuple):
 
 
 class HybridStates(NamedTuple):
-    """`TransducerStates`, and log-probabilities of tokens and blank at each frame, as `LabelLogProbs` has them."""
+    """`TransducerStates`, and log-probabilities of tokens and blank at each frame, of inner layers too."""
 
     x: Hidden[Tensor, "B T D={self.d_joint}"]
     x_len: Frames[Tensor, "B"]
     predicted: Textual[Tensor, "B U' D={self.d_joint}"]
     log_probs: LogProbs[Tensor, "B T V={self.ctc.num_labels}"]
+    inner: LogProbs[Tensor, "C B T V={self.ctc.num_labels}"] | None = None
 
 
 class TransducerHead(nn.Module):
@@ -443,6 +451,7 @@ class HybridHead(TransducerHead):
         x_len: Frames[Tensor, "B"],
         targets: Tokens[Tensor, "B U"],
         target_len: Labels[Tensor, "B"],
+        inner: Acoustic[Tensor, "C B T D={self.d_model}"] | None = None,
     ) -> HybridStates:
         """Returns what the joint takes, and log-probabilities of labels.
 
@@ -451,10 +460,11 @@ class HybridHead(TransducerHead):
             x_len: valid frames.
             targets: tokens of the text; none, (B, 0), to decode.
             target_len: not asked for.
+            inner: states of inner layers, where the encoder gives some.
         """
-        labels = self.ctc(x, x_len)
-        return HybridStates(self.acoustic(x), x_len, self._predicted(targets), labels.x)
+        labels = self.ctc(x, x_len, inner)
+        return HybridStates(self.acoustic(x), x_len, self._predicted(targets), labels.x, labels.inner)
 
     def label_scores(self, output: HybridStates) -> LabelLogProbs:
         """Returns the part of an output that CTC reads."""
-        return LabelLogProbs(output.log_probs, output.x_len)
+        return LabelLogProbs(output.log_probs, output.x_len, output.inner)
