@@ -18,8 +18,17 @@ from anemone.nn.adapters import fitting
 if TYPE_CHECKING:
     from anemone.tasks.task import Task
 
-ROWS = ("head.linear.*", "head.**.embedding.weight", "head.**.joint.linear.*", "embedding.weight", "head.weight")
-"""Weights of networks that have a row for each token, as patterns of names."""
+FOLLOWED = (
+    "head.linear.*",
+    "head.ctc.linear.*",
+    "head.joint.linear.*",
+    "head.predictor.embedding.weight",
+    "head.predictor.embeddings.*.weight",
+)
+"""Weights of heads that have a row for each token, and then for the blank and what else there is to say."""
+
+PADDED = ("head.embedding.weight", "head.output.*", "embedding.weight", "head.weight")
+"""Weights of networks that have a row for each token, and then some that mean nothing."""
 
 
 class Regrown(NamedTuple):
@@ -81,10 +90,13 @@ def regrow(
     generator = torch.Generator().manual_seed(seed)
     grown = {}
     for name, tensor in tensors.items():
-        if not fitting(name, ROWS) or name not in own:
+        rest = len(tensor) - len(old) if tensor.ndim else -1
+        if name not in own or rest < 0 or tensor.shape[1:] != own[name].shape[1:]:
             continue
-        rest = len(tensor) - len(old)
-        if rest >= 0 and len(own[name]) == len(new) + rest and tensor.shape[1:] == own[name].shape[1:]:
+        if fitting(name, PADDED) and len(own[name]) >= len(new):
+            padding = [-1] * (len(own[name]) - len(new))
+            grown[name] = _rows(tensor[: len(old)], [*found, *padding], len(old), generator)
+        elif fitting(name, FOLLOWED) and len(own[name]) == len(new) + rest:
             grown[name] = _rows(tensor, found, len(old), generator)
     return Regrown({**tensors, **grown}, tuple(grown), sum(number >= 0 for number in found))
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from anemone import tasks
 from anemone.errors import ConfigError
 from anemone.features.tokenizers import BytesConfig, CharactersConfig
 from anemone.tasks.vocabulary import regrow, with_tokenizer
-from anemone.testing import LETTERS, speech, tiny
+from anemone.testing import LETTERS, SMALL_NET, speech, tiny
 
 AUDIO = torch.from_numpy(speech(0.4))[None], torch.tensor([6400])
 
@@ -37,6 +38,50 @@ def test_a_larger_vocabulary_keeps_all_odds_between_old_tokens_and_the_blank():
         weight,
         with_tokenizer(task, CharactersConfig(characters=("é", *LETTERS[::-1], "ß", "ñ"))).network.head.linear.weight,
     )
+
+
+HEADS = {
+    "transducer": {"predictor": {"kind": "lstm", "d_model": 8}},
+    "stateless": {"predictor": {"kind": "stateless", "d_model": 8}},
+    "tdt": {"durations": [0, 1, 2], "predictor": {"kind": "lstm", "d_model": 8}},
+    "multi_blank": {"big_blanks": [2, 4], "predictor": {"kind": "lstm", "d_model": 8}},
+    "hybrid": {"predictor": {"kind": "lstm", "d_model": 8}},
+    "attention": {"d_model": 16, "decoder": {"num_layers": 1, "num_heads": 2, "d_hidden": 16}},
+}
+
+
+def headed(kind, letters):
+    settings = {"kind": kind if kind in ("hybrid", "attention") else "transducer", **HEADS[kind]}
+    settings |= {"d_joint": 8} if kind != "attention" else {}
+    task = {"kind": "recognition", "tokenizer": {"kind": "characters", "characters": [*letters]}, "head": settings}
+    task |= {"prompt": {"format": "canary", "grow": True}} if kind == "attention" else {}
+    features = {"kind": "log_mel", "num_mels": 32}
+    torch.manual_seed(0)
+    return tasks.rebuild({"task": task, "model": SMALL_NET, "features": features}).eval()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_head_scores_shared_tokens_as_before(kind):
+    """Whatever depends on the vocabulary, in shape or in the order of tokens, is known to the tables."""
+    task, letters = headed(kind, LETTERS), ("é", *LETTERS[::-1])
+    more = with_tokenizer(task, CharactersConfig(characters=letters))
+    before, after = (t.tokenizer.pieces for t in (task, more))
+    here = [after.index(piece) for piece in before]
+    targets = torch.tensor([[3, 8, 1]])
+    mapped = torch.tensor([[here[number] for number in targets[0]]])
+    out = []
+    for recogniser, ids in ((task, targets), (more, mapped)):
+        further = {"targets": ids, "target_len": torch.tensor([3])}
+        further |= {"prompt_len": torch.tensor([0])} if kind == "attention" else {}
+        given = recogniser.network(*AUDIO, **further)
+        if kind == "attention":
+            out.append(given.log_probs)
+            continue
+        out.append(recogniser.network.head.joint(given.x[:, :, None] + given.predicted[:, None]))
+    rest = out[0].shape[-1] - len(before) if kind != "attention" else 0
+    order = here + [len(after) + number for number in range(rest)]
+    old, new = out[0][..., : len(before) + rest], out[1][..., order]
+    assert (old.log_softmax(-1) - new.log_softmax(-1)).abs().max() < 1e-5
 
 
 def test_sub_words_and_characters_share_what_is_spelt_alike():
