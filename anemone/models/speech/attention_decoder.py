@@ -120,6 +120,9 @@ class AttentionHeadConfig:
     tie: bool = True
     """Whether the output layer has the embedding's weights."""
 
+    project: bool | None = None
+    """Whether the encoder's states are projected; only where widths differ if null."""
+
     vocab_multiple: int = 8
     """The vocabulary is filled up with unused tokens to a multiple of this."""
 
@@ -241,7 +244,9 @@ class AttentionHead(nn.Module):
         self.d_encoder, self.d_model, self.vocab_size, self.end = d_encoder, config.d_model, vocab_size, end
         self.max_len = config.max_len
         self.num_labels = -(-vocab_size // config.vocab_multiple) * config.vocab_multiple
-        self.projection = nn.Linear(d_encoder, self.d_model) if d_encoder != self.d_model else nn.Identity()
+        differ = d_encoder != self.d_model
+        must(not differ or config.project is not False, "project", "true where widths differ", value=config.project)
+        self.projection = nn.Linear(d_encoder, self.d_model) if differ or config.project else nn.Identity()
         self.encoder = config.encoder.build(self.d_model, memory=False) if config.encoder else None
         self.embedding = nn.Embedding(self.num_labels, self.d_model)
         if config.positions == "learned":
