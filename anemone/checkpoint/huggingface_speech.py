@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from anemone.checkpoint.archive import Archive
-from anemone.checkpoint.names import wav2vec2
+from anemone.checkpoint.names import parakeet, wav2vec2
 from anemone.checkpoint.names.llama import FAMILIES as TEXT
 from anemone.checkpoint.snapshot import CONFIG, Snapshot, read_json
 from anemone.config import nearest
 from anemone.errors import AnemoneError, ArchiveError
 
-FAMILIES: dict[str, Callable[[Snapshot, Mapping[str, Any]], Archive]] = {"wav2vec2": wav2vec2.read}
+FAMILIES: dict[str, Callable[[Snapshot, Mapping[str, Any]], Archive]] = {
+    "parakeet_ctc": parakeet.read_ctc,
+    "parakeet_rnnt": parakeet.read_transducer,
+    "parakeet_tdt": parakeet.read_transducer,
+    "wav2vec2": wav2vec2.read,
+}
 
 
 def read_huggingface_speech(folder: str | Path) -> Archive:

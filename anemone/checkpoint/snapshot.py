@@ -16,6 +16,7 @@ from anemone.errors import ArchiveError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 64 << 20  # bytes
+COUNTER = ".num_batches_tracked"  # a whole number that batch normalisation keeps
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
@@ -71,7 +72,7 @@ class Snapshot(Mapping[str, Tensor]):
                 raise ArchiveError(f"`{self.folder}` {what} {', '.join(f'`{name}`' for name in wrong[:5])}{more}.")
         taken = {ours: self[theirs] for ours, theirs in names.items()}
         for ours, tensor in taken.items():
-            if not tensor.is_floating_point():
+            if not tensor.is_floating_point() and not ours.endswith(COUNTER):
                 raise ArchiveError(f"`{names[ours]}` must hold floating numbers, but is {tensor.dtype} instead.")
         return taken
 

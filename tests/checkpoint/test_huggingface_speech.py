@@ -56,7 +56,7 @@ def changed(tmp_path):
 @pytest.mark.parametrize("name", WAV2VEC2)
 def test_wav2vec2_gives_the_log_probabilities_of_each_recording_also_in_a_batch(name):
     task, want = anemone.load(GOLDEN / name), reference(name)
-    x, x_len = task(*batch(recordings()))
+    x, x_len = task(*batch(recordings()))[:2]
     for i, frames in enumerate(x_len.tolist()):
         theirs = torch.from_numpy(want[f"log_probs {i}"])
         theirs = torch.cat([theirs[:, 1:], theirs[:, :1]], 1)  # their blank is the first label
@@ -77,7 +77,7 @@ def test_wav2vec2_learns_as_theirs_does(name):
     """Gradients of the summed CTC loss have the lengths that `transformers` gives them."""
     task, want = anemone.load(GOLDEN / name), reference(name)
     audio, audio_len = batch(recordings()[2:])
-    log_probs, frames = task(audio, audio_len)
+    log_probs, frames = task(audio, audio_len)[:2]
     labels = torch.from_numpy(want["labels"])[None] - 1
     loss = torch.nn.functional.ctc_loss(
         log_probs.transpose(0, 1), labels, frames, torch.tensor([labels.shape[1]]), blank=16, reduction="sum"
@@ -159,4 +159,84 @@ def test_settings_that_are_none_are_refused(changed, text):
     folder = changed("wav2vec2_base")
     (folder / "config.json").write_text(text, "utf-8")
     with pytest.raises(ArchiveError, match=r"config.json"):
+        anemone.load(folder)
+
+
+# --- Parakeet ---------------------------------------------------------------------------------------------------------
+
+PARAKEETS = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PARAKEETS)
+def test_parakeet_gives_the_states_of_a_padded_batch(name):
+    task, want = anemone.load(GOLDEN / name), reference(name)
+    features = task.network.features(*batch(recordings()))
+    x, x_len = task.network.encoder(*features)[:2]
+    assert x_len.tolist() == want["frames"].tolist()
+    for i, n in enumerate(x_len.tolist()):
+        torch.testing.assert_close(x[i, :n], torch.from_numpy(want["states"][i, :n]), **CLOSE)
+
+
+@torch.no_grad()
+def test_parakeet_gives_log_probabilities_of_labels():
+    task, want = anemone.load(GOLDEN / "parakeet_ctc"), reference("parakeet_ctc")
+    x, x_len = task(*batch(recordings()))[:2]
+    for i, n in enumerate(x_len.tolist()):
+        torch.testing.assert_close(x[i, :n], torch.from_numpy(want["log_probs"][i, :n]), **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PARAKEETS[1:])
+def test_parakeet_gives_the_scores_of_the_joint(name):
+    task, want = anemone.load(GOLDEN / name), reference(name)
+    text = torch.from_numpy(want["text_ids"])[None].expand(3, -1)
+    out = task.network(*batch(recordings()), text, torch.full((3,), text.shape[1]))
+    scores = task.network.head.joint(out.x[:, :6, None] + out.predicted[:, None])
+    for i, n in enumerate(out.x_len.tolist()):
+        torch.testing.assert_close(scores[i, :n], torch.from_numpy(want["logits"][i, :n]), **CLOSE)
+
+
+@pytest.mark.parametrize("name", PARAKEETS)
+def test_parakeet_writes_the_same_text_and_cuts_texts_alike(name):
+    task, want = anemone.load(GOLDEN / name), reference(name)
+    found = [transcript.text for transcript in task.transcribe([(sound, 16_000) for sound in recordings()])]
+    assert found == want["texts"].tolist()
+    assert task.encode(str(want["text"])) == want["text_ids"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "message"),
+    [
+        ("config.json", {"encoder_config": {"hidden_act": "relu"}}, "encoder_config.hidden_act` must be 'silu'"),
+        ("config.json", {"encoder_config": {"num_layers": 2}}, "encoder_config.num_layers` is not a setting"),
+        ("config.json", {"encoder_config": 3}, "encoder_config` must be a group of settings, but is 3 instead"),
+        ("config.json", {"durations": [0, -1]}, "`config.json.durations` cannot be read: .*whole numbers"),
+        ("config.json", {"blank_token_id": 3}, "the blank must be the last of 65 labels to be read, but is 3"),
+        ("config.json", {"hidden_act": "gelu"}, "`config.json.hidden_act` cannot be read: 'gelu'"),
+        ("preprocessor_config.json", {"feature_size": 80}, "num_mel_bins`, 24, must be `feature_size`, 80"),
+        ("tokenizer.json", {"model": {"type": "WordLevel"}}, "`tokenizer.json: model.type` must be BPE or Unigram"),
+        ("tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": "b"}}}, "vocab` must give each piece a number"),
+        ("tokenizer.json", {"pre_tokenizer": {"type": "ByteLevel"}}, "pre_tokenizer` must be Metaspace"),
+        (
+            "tokenizer.json",
+            {"normalizer": {"type": "Lowercase"}},
+            "normalizer` has .*Lowercase.*, which cannot be read",
+        ),
+        ("tokenizer.json", {"added_tokens": [{"id": "a"}]}, "added_tokens` must have `id` and `content`"),
+    ],
+)
+def test_what_cannot_be_had_of_parakeet_is_refused_by_name(changed, file, settings, message):
+    with pytest.raises(ArchiveError, match=message):
+        anemone.load(changed("parakeet_tdt", file, **settings))
+
+
+def test_merges_that_are_not_those_of_sentencepiece_are_refused(changed):
+    folder = changed("parakeet_ctc")
+    tree = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    longest = max(tree["model"]["merges"], key=lambda pair: len("".join(pair)))
+    tree["model"]["merges"] = [pair for pair in tree["model"]["merges"] if pair != longest]
+    tree["model"]["merges"].append(["a", "zz"])
+    (folder / "tokenizer.json").write_text(json.dumps(tree), "utf-8")
+    with pytest.raises(ArchiveError, match=r"`tokenizer.json: model.merges` must join pieces to pieces, but has"):
         anemone.load(folder)

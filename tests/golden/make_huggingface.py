@@ -1,6 +1,7 @@
 """Writes tests/golden/huggingface: tiny models of speech in Hugging Face's layout, and what `transformers` computes.
 
-Run by hand with transformers 5 beside torch, never by the tests: `python tests/golden/make_huggingface.py`.
+Run by hand with transformers 5, sentencepiece and protobuf beside torch, never by the tests:
+`python tests/golden/make_huggingface.py`.
 """
 
 import json
@@ -8,7 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+from sentencepiece import SentencePieceTrainer
+from transformers import (
+    ParakeetCTCConfig,
+    ParakeetFeatureExtractor,
+    ParakeetForCTC,
+    ParakeetForRNNT,
+    ParakeetForTDT,
+    ParakeetRNNTConfig,
+    ParakeetTDTConfig,
+    ParakeetTokenizer,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+)
+from transformers.convert_slow_tokenizer import ParakeetConverter
 
 HOME = Path(__file__).parent / "huggingface"
 LETTERS = "ETAOINHSRDLU"
@@ -61,6 +77,7 @@ def norms(model: torch.nn.Module) -> dict[str, np.ndarray]:
 def wav2vec2(name: str, settings: dict[str, object]) -> None:
     """Writes a wav2vec 2.0 with CTC."""
     home = HOME / name
+    torch.manual_seed(1)
     model = Wav2Vec2ForCTC(Wav2Vec2Config(**{**WAV2VEC2, **settings}))
     shake(model, name)
     home.mkdir(parents=True, exist_ok=True)
@@ -85,8 +102,85 @@ def wav2vec2(name: str, settings: dict[str, object]) -> None:
     np.savez_compressed(home / "reference.npz", labels=labels.numpy(), texts=np.array(texts), **kept)
 
 
+TEXT = """the tone and the noise are three tones in a row; a noise is no tone, and none is heard at all
+The sentence says what it is: Nine Tones, ten noises, 12 rows! Is that so? It is so."""
+PIECES = 64
+SIZE = 1 + PIECES
+PARAKEET = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "subsampling_conv_channels": 6,
+    "num_mel_bins": 24,
+}
+TRANSDUCER = {"decoder_hidden_size": 20, "blank_token_id": PIECES, "vocab_size": SIZE, "max_symbols_per_step": 3}
+PARAKEETS = {
+    "parakeet_ctc": (ParakeetForCTC, ParakeetCTCConfig, {"vocab_size": SIZE, "pad_token_id": PIECES}),
+    "parakeet_rnnt": (ParakeetForRNNT, ParakeetRNNTConfig, {**TRANSDUCER, "num_decoder_layers": 1}),
+    "parakeet_tdt": (ParakeetForTDT, ParakeetTDTConfig, {**TRANSDUCER, "durations": [0, 1, 2, 3]}),
+}
+
+
+def pieces(home: Path, blank: str) -> ParakeetTokenizer:
+    """A tokenizer of sub-words, with the blank after the last."""
+    source, model = home / "text.txt", home / "spm"
+    source.write_text(TEXT, "utf-8")
+    SentencePieceTrainer.train(
+        input=str(source), model_prefix=str(model), vocab_size=PIECES, model_type="bpe", hard_vocab_limit=True,
+        normalization_rule_name="identity", bos_id=-1, eos_id=-1, pad_id=-1, minloglevel=2,
+    )  # fmt: skip
+    converted = ParakeetConverter(str(model) + ".model").converted()
+    for path in (source, home / "spm.model", home / "spm.vocab"):
+        path.unlink()
+    return ParakeetTokenizer(tokenizer_object=converted, unk_token="<unk>", pad_token=blank)
+
+
+def parakeet(name: str) -> None:
+    """Writes a FastConformer with CTC or a transducer."""
+    home = HOME / name
+    home.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(1)
+    cls, config, settings = PARAKEETS[name]
+    bias = name != "parakeet_rnnt"
+    encoder = {**PARAKEET, "attention_bias": bias, "convolution_bias": bias, "scale_input": name != "parakeet_tdt"}
+    model = cls(config(**settings, encoder_config=encoder))
+    shake(model, name)
+    for key, buffer in model.named_buffers():
+        if key.endswith(("running_mean", "running_var")):
+            buffer.copy_(buffer + 0.1 * torch.arange(len(buffer)) / len(buffer))
+    tokenizer = pieces(home, "<pad>" if name == "parakeet_ctc" else "<blank>")
+    extractor = ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"])
+    for part in (model, tokenizer, extractor):
+        part.save_pretrained(home)
+    (home / "generation_config.json").unlink(missing_ok=True)
+    inputs = extractor(recordings(), sampling_rate=16_000, return_tensors="pt")
+    text = "the noise, then a tone."
+    kept = {"text_ids": np.array(tokenizer(text).input_ids)}
+    with torch.no_grad():
+        kept["states"] = model.encoder(**inputs).last_hidden_state.numpy()
+        kept["frames"] = model.encoder(**inputs).attention_mask.sum(-1).numpy()
+        if name == "parakeet_ctc":
+            kept["log_probs"] = model(**inputs).logits.log_softmax(-1).numpy()
+            found = model.generate(**inputs)
+            texts = tokenizer.batch_decode(found, skip_special_tokens=True)
+        else:
+            tokens = torch.tensor([[PIECES, *kept["text_ids"]]] * 3)
+            kept["logits"] = model(**inputs, decoder_input_ids=tokens).logits[:, :6].numpy()
+            texts = []
+            for sound in recordings():
+                inputs = extractor(sound, sampling_rate=16_000, return_tensors="pt")
+                found = (
+                    model.generate(**inputs, decoder_start_token_id=PIECES, max_new_tokens=200).sequences[0].tolist()
+                )
+                texts.append(tokenizer.decode([token for token in found if token != PIECES], group_tokens=False))
+    np.savez_compressed(home / "reference.npz", texts=np.array(texts), text=np.array(text), **kept)
+
+
 def main() -> None:
     """Writes a folder a model, with `reference.npz`."""
+    for name in PARAKEETS:
+        parakeet(name)
     for name, settings in KINDS.items():
         wav2vec2(name, settings)
 
