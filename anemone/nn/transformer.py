@@ -30,14 +30,23 @@ class KeyedAttention(nn.Module):
     Args:
         d_model: width.
         num_heads: number of heads; divides the width.
+        key_bias: whether the map to keys has a bias; the scores of all keys shift alike by it.
         dropout_scores: of the attention weights.
         dropout: of what comes out.
     """
 
-    def __init__(self, d_model: int, num_heads: int, *, dropout_scores: float = 0.0, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        key_bias: bool = True,
+        dropout_scores: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.d_model, self.num_heads, self.dropout_scores = d_model, num_heads, dropout_scores
-        self.query, self.key = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
+        self.query, self.key = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model, bias=key_bias)
         self.value, self.output = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
         self.dropout = nn.Dropout(dropout)
 
@@ -85,17 +94,28 @@ class FeedForward(nn.Module):
         d_hidden: width between the maps.
         activation: between the maps.
         dropout: of what comes out.
+        dropout_hidden: of what stands between the maps.
     """
 
-    def __init__(self, d_model: int, d_hidden: int, *, activation: Activation, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        d_hidden: int,
+        *,
+        activation: Activation,
+        dropout: float = 0.0,
+        dropout_hidden: float = 0.0,
+    ) -> None:
         super().__init__()
         self.d_model = d_model
         self.up, self.down = nn.Linear(d_model, d_hidden), nn.Linear(d_hidden, d_model)
         self.act, self.dropout = ACTIVATIONS[activation], nn.Dropout(dropout)
+        self.dropout_hidden = dropout_hidden
 
     def forward(self, x: Hidden[Tensor, "B N D={self.d_model}"]) -> Hidden[Tensor, "B N D={self.d_model}"]:
         """Returns ``down(activation(up(x)))``."""
-        out: Tensor = self.dropout(self.down(self.act(self.up(x))))
+        hidden = F.dropout(self.act(self.up(x)), self.dropout_hidden, self.training)
+        out: Tensor = self.dropout(self.down(hidden))
         return out
 
 
@@ -112,6 +132,9 @@ class TransformerBlock(nn.Module):
         dropout: of the feed-forward network's output.
         dropout_attention: of the attentions' output.
         dropout_scores: of the attention weights.
+        dropout_hidden: inside the feed-forward network.
+        key_bias: whether the attentions' maps to keys have biases.
+        norm_eps: what normalisation adds to the variance.
     """
 
     def __init__(
@@ -126,17 +149,22 @@ class TransformerBlock(nn.Module):
         dropout: float = 0.0,
         dropout_attention: float = 0.0,
         dropout_scores: float = 0.0,
+        dropout_hidden: float = 0.0,
+        key_bias: bool = True,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.d_model, self.pre_norm, self.memory = d_model, pre_norm, memory
         drops = {"dropout": dropout_attention, "dropout_scores": dropout_scores}
-        self.self_norm = nn.LayerNorm(d_model)
-        self.self_attention = KeyedAttention(d_model, num_heads, **drops)
+        self.self_norm = nn.LayerNorm(d_model, norm_eps)
+        self.self_attention = KeyedAttention(d_model, num_heads, key_bias=key_bias, **drops)
         if memory:
-            self.memory_norm = nn.LayerNorm(d_model)
-            self.memory_attention = KeyedAttention(d_model, num_heads, **drops)
-        self.feed_norm = nn.LayerNorm(d_model)
-        self.feed_forward = FeedForward(d_model, d_hidden, activation=activation, dropout=dropout)
+            self.memory_norm = nn.LayerNorm(d_model, norm_eps)
+            self.memory_attention = KeyedAttention(d_model, num_heads, key_bias=key_bias, **drops)
+        self.feed_norm = nn.LayerNorm(d_model, norm_eps)
+        self.feed_forward = FeedForward(
+            d_model, d_hidden, activation=activation, dropout=dropout, dropout_hidden=dropout_hidden
+        )
 
     def forward(
         self,

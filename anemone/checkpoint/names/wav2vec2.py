@@ -198,14 +198,14 @@ def _pieces(snapshot: Snapshot, settings: Mapping[str, Any]) -> dict[int, str]:
 # --- tensors ----------------------------------------------------------------------------------------------------------
 
 LAYER = {
-    "attention.query": "attention.q_proj",
-    "attention.key": "attention.k_proj",
-    "attention.value": "attention.v_proj",
-    "attention.output": "attention.out_proj",
-    "attention_norm": "layer_norm",
-    "ffn.up": "feed_forward.intermediate_dense",
-    "ffn.down": "feed_forward.output_dense",
-    "ffn_norm": "final_layer_norm",
+    "self_attention.query": "attention.q_proj",
+    "self_attention.key": "attention.k_proj",
+    "self_attention.value": "attention.v_proj",
+    "self_attention.output": "attention.out_proj",
+    "self_norm": "layer_norm",
+    "feed_forward.up": "feed_forward.intermediate_dense",
+    "feed_forward.down": "feed_forward.output_dense",
+    "feed_norm": "final_layer_norm",
 }
 OUTER = {
     "encoder.feature_norm": "wav2vec2.feature_projection.layer_norm",

@@ -55,6 +55,9 @@ class TransformerConfig:
     dropout_scores: float = 0.1
     """Of the attention weights."""
 
+    key_bias: bool = True
+    """Whether the attentions' maps to keys have biases."""
+
     def __post_init__(self) -> None:
         must(self.num_layers >= 0, "num_layers", "0 or more", value=self.num_layers)
         must(self.num_heads >= 1, "num_heads", "1 or more", value=self.num_heads)
@@ -114,11 +117,17 @@ class AttentionHeadConfig:
     positions: Positions = "fixed"
     """Whether positions are sines and cosines (section 3.5), or learned."""
 
+    embedding_norm: bool = True
+    """Whether the embedded tokens are normalised."""
+
     dropout_embedding: float = 0.1
     """Of the embedded tokens."""
 
     tie: bool = True
     """Whether the output layer has the embedding's weights."""
+
+    output_bias: bool = True
+    """Whether the output layer has a bias."""
 
     project: bool | None = None
     """Whether the encoder's states are projected; only where widths differ if null."""
@@ -202,6 +211,7 @@ class Transformer(nn.Module):
                 dropout=config.dropout,
                 dropout_attention=config.dropout_attention,
                 dropout_scores=config.dropout_scores,
+                key_bias=config.key_bias,
             )
             for _ in range(config.num_layers)
         )
@@ -253,9 +263,10 @@ class AttentionHead(nn.Module):
             self.positions = nn.Parameter(torch.empty(self.max_len, self.d_model))
         else:
             self.register_buffer("positions", sinusoids(self.max_len, self.d_model), persistent=False)
-        self.embedding_norm, self.dropout = nn.LayerNorm(self.d_model), nn.Dropout(config.dropout_embedding)
+        self.embedding_norm = nn.LayerNorm(self.d_model) if config.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout_embedding)
         self.decoder = config.decoder.build(self.d_model, memory=True)
-        self.output = nn.Linear(self.d_model, self.num_labels)
+        self.output = nn.Linear(self.d_model, self.num_labels, bias=config.output_bias)
         self._draw()
         if config.tie:
             self.output.weight = self.embedding.weight
@@ -266,7 +277,8 @@ class AttentionHead(nn.Module):
         for module in (m for part in (self.encoder, self.decoder, self.output) if part for m in part.modules()):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=std)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight, std=std)
         if isinstance(self.positions, nn.Parameter):
             nn.init.normal_(self.positions, std=std)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from anemone.config import must
 from anemone.nn.encoded import Encoded, keep_mask
-from anemone.nn.encoder_layer import TransformerLayer, hidden_keys
+from anemone.nn.transformer import TransformerBlock
 from anemone.types import Features, Frames, Hidden
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
@@ -105,7 +105,7 @@ class Wav2Vec2Config:
     """Share of what each part of a layer adds that is dropped."""
 
     dropout_attention: float = 0.1
-    """Share of what attention reads that is dropped."""
+    """Share of the weights of attention that is dropped."""
 
     dropout_ffn: float = 0.1
     """Share of activations dropped inside the feed-forward parts."""
@@ -299,14 +299,17 @@ class Wav2Vec2(nn.Module):
         self.position = PositionConv(shape.d_model, shape.position_kernel, shape.position_groups)
         self.norm = nn.LayerNorm(shape.d_model, shape.norm_eps)
         self.layers = nn.ModuleList(
-            TransformerLayer(
+            TransformerBlock(
                 shape.d_model,
                 shape.num_heads,
                 shape.d_ff,
+                activation="gelu",
                 pre_norm=shape.pre_norm,
+                memory=False,
                 dropout=config.dropout,
-                dropout_attention=config.dropout_attention,
-                dropout_ffn=config.dropout_ffn,
+                dropout_attention=config.dropout,
+                dropout_scores=config.dropout_attention,
+                dropout_hidden=config.dropout_ffn,
                 norm_eps=shape.norm_eps,
             )
             for _ in range(shape.num_layers)
@@ -336,9 +339,9 @@ class Wav2Vec2(nn.Module):
         x = x * keep_mask(x_len, x.shape[1])
         x = x + self.position(x)
         x = F.dropout(x if self.pre_norm else self.norm(x), config.dropout, self.training)
-        bias = hidden_keys(x_len, x.shape[1], x.dtype)
+        keep = keep_mask(x_len, x.shape[1])[:, None].transpose(2, 3)  # (B, T, 1) -> (B, 1, 1, T)
         for layer in self.layers:
-            y = layer(x, bias)
+            y = layer(x, keep)
             if self.training and config.p_layer_drop:
                 y = torch.where(torch.rand((), device=x.device) < config.p_layer_drop, x, y)
             x = y
