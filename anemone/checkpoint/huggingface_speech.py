@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anemone.checkpoint.archive import Archive
-from anemone.checkpoint.names import parakeet, wav2vec2
+from anemone.checkpoint.names import parakeet, wav2vec2, whisper
 from anemone.checkpoint.names.llama import FAMILIES as TEXT
 from anemone.checkpoint.snapshot import CONFIG, Snapshot, read_json
 from anemone.config import nearest
@@ -20,6 +20,7 @@ FAMILIES: dict[str, Callable[[Snapshot, Mapping[str, Any]], Archive]] = {
     "parakeet_rnnt": parakeet.read_transducer,
     "parakeet_tdt": parakeet.read_transducer,
     "wav2vec2": wav2vec2.read,
+    "whisper": whisper.read,
 }
 
 

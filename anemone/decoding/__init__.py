@@ -10,6 +10,7 @@ DECODERS = {
     "attention_greedy": "anemone.decoding.attention:AttentionGreedyConfig",
     "ctc_greedy": "anemone.decoding.ctc:CTCGreedyConfig",
     "transducer_greedy": "anemone.decoding.transducer:TransducerGreedyConfig",
+    "whisper_greedy": "anemone.decoding.whisper:WhisperGreedyConfig",
 }
 
 

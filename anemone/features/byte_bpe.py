@@ -234,23 +234,3 @@ def _added(tree: Mapping[str, Any]) -> list[Added]:
         (entry["content"], entry["id"], bool(entry.get("special")) or MARK.fullmatch(entry["content"]) is not None)
         for entry in entries
     ]
-
-
-def from_vocabulary(vocab: Mapping[str, int], merges: str, added: Mapping[int, str], *, prefix: bool = False) -> bytes:
-    """Returns a ``tokenizer.json`` of the files that stood for it before there was one.
-
-    Args:
-        vocab: of ``vocab.json``.
-        merges: of ``merges.txt``.
-        added: number -> token beside these.
-        prefix: whether a text is begun with a space.
-    """
-    lines = [line for line in merges.split("\n") if line and not line.startswith("#version")]
-    tree = {
-        "added_tokens": [{"id": n, "content": text, "special": True} for n, text in sorted(added.items())],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": prefix, "use_regex": True},
-        "decoder": {"type": "ByteLevel"},
-        "model": {"type": "BPE", "vocab": dict(vocab), "merges": lines},
-    }
-    return json.dumps(tree, ensure_ascii=False).encode("utf-8")

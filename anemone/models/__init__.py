@@ -13,6 +13,7 @@ MODELS = {
     "citrinet": "anemone.models.speech.citrinet:CitrinetConfig",
     "jasper": "anemone.models.speech.jasper:JasperConfig",
     "wav2vec2": "anemone.models.speech.wav2vec2:Wav2Vec2Config",
+    "whisper": "anemone.models.speech.whisper:WhisperConfig",
     "llama": "anemone.models.text.llama:LlamaConfig",
 }
 

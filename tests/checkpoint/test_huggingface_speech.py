@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import anemone
 from anemone.checkpoint.archive import read_archive
-from anemone.checkpoint.names import wav2vec2
+from anemone.checkpoint.names import wav2vec2, whisper
 from anemone.errors import ArchiveError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "huggingface"
@@ -240,3 +240,109 @@ def test_merges_that_are_not_those_of_sentencepiece_are_refused(changed):
     (folder / "tokenizer.json").write_text(json.dumps(tree), "utf-8")
     with pytest.raises(ArchiveError, match=r"`tokenizer.json: model.merges` must join pieces to pieces, but has"):
         anemone.load(folder)
+
+
+# --- Whisper ----------------------------------------------------------------------------------------------------------
+
+WHISPERS = ("whisper", "whisper_english")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", WHISPERS)
+def test_whisper_gives_the_states_and_log_probabilities(name):
+    task, want = anemone.load(GOLDEN / name), reference(name)
+    tokens = torch.from_numpy(want["tokens"])
+    lengths = torch.full((3,), tokens.shape[1])
+    out = task.network(*batch(recordings()), tokens, lengths, lengths)
+    torch.testing.assert_close(out.x, torch.from_numpy(want["states"]), **CLOSE)
+    torch.testing.assert_close(out.log_probs, torch.from_numpy(want["log_probs"]), **CLOSE)
+
+
+@pytest.mark.parametrize("name", WHISPERS)
+def test_whisper_learns_as_theirs_does(name):
+    task, want = anemone.load(GOLDEN / name), reference(name)
+    tokens = torch.from_numpy(want["tokens"])
+    lengths = torch.full((3,), tokens.shape[1])
+    out = task.network(*batch(recordings()), tokens, lengths, lengths)
+    torch.nn.functional.nll_loss(
+        out.log_probs[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum"
+    ).backward()
+    names = whisper.tensor_names(2, 1)
+    parameters = dict(task.network.named_parameters())
+    assert set(parameters) == set(names)
+    for ours, theirs in names.items():
+        if parameters[ours].requires_grad:
+            norm = torch.tensor(want[f"norm {theirs}"])
+            torch.testing.assert_close(parameters[ours].grad.norm(), norm, rtol=1e-3, atol=1e-4, msg=ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "asked"),
+    [
+        ("whisper", "default", {}),
+        ("whisper", "fr", {"language": "fr"}),
+        ("whisper", "de", {"language": "de", "slots": {"task": "translate"}}),
+        ("whisper_english", "default", {}),
+    ],
+)
+def test_whisper_writes_the_same_text(name, key, asked):
+    """Without a language, it is heard; tokens that `generation_config.json` suppresses are not written."""
+    task, want = anemone.load(GOLDEN / name), reference(name)
+    sounds = [(sound, 16_000) for sound in recordings()]
+    want_texts = want[f"texts {key}"].tolist()
+    assert [found.text for found in task.transcribe(sounds, **asked)] == want_texts
+    assert [found.text for found in task.transcribe(sounds, batch_size=1, **asked)] == want_texts
+
+
+@pytest.mark.parametrize("name", WHISPERS)
+def test_whisper_cuts_texts_alike_and_reads_them_back(name):
+    task, want = anemone.load(GOLDEN / name), reference(name)
+    text = str(want["text"])
+    target = task.encode.of(text, {"lang": "fr"} if name == "whisper" else {})
+    prompt = ["<|startoftranscript|>", *(["<|fr|>", "<|transcribe|>"] if name == "whisper" else []), "<|notimestamps|>"]
+    assert [task.tokenizer.pieces[token] for token in target.tokens[: target.prompt_len]] == prompt
+    assert target.tokens[target.prompt_len : -1] == want["text_ids"].tolist()
+    assert task.tokenizer.pieces[target.tokens[-1]] == "<|endoftext|>"
+    assert task.tokenizer.decode(target.tokens) == text
+
+
+def test_an_archive_of_whisper_is_the_same_recogniser(tmp_path):
+    task = anemone.load(GOLDEN / "whisper")
+    anemone.save(task, tmp_path / "copy.anemone")
+    sounds = [(sound, 16_000) for sound in recordings()]
+    assert anemone.load(tmp_path / "copy.anemone").transcribe(sounds) == task.transcribe(sounds)
+
+
+def test_whisper_hears_no_more_than_its_half_minute():
+    with pytest.raises(anemone.AnemoneError, match=r"must have at most 1 seconds, .* but one has 1.5 instead"):
+        anemone.load(GOLDEN / "whisper").transcribe([(np.zeros(24_000, np.float32), 16_000)])
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "message"),
+    [
+        ("config.json", {"activation_function": "relu"}, "`config.json.activation_function` must be 'gelu' to be read"),
+        ("config.json", {"scale_embedding": True}, "`config.json.scale_embedding` must be False to be read"),
+        ("config.json", {"encoder_layer": 2}, "`config.json.encoder_layer` is not a setting that can be read"),
+        ("config.json", {"num_mel_bins": 80}, "num_mel_bins`, 80, must be `feature_size`, 20"),
+        ("config.json", {"vocab_size": 100}, "must have numbers below `vocab_size`, 100, but has 280"),
+        ("config.json", {"architectures": ["WhisperModel"]}, "must be WhisperForConditionalGeneration to be read"),
+        ("config.json", {"decoder_layers": 2}, "lacks `model.decoder.layers.1"),
+        ("generation_config.json", {"suppress_tokens": [-1]}, "suppress_tokens` cannot be read"),
+        (
+            "generation_config.json",
+            {"suppress_tokens": [999]},
+            "`decoding.suppress` must be tokens below|`suppress` must",
+        ),
+        ("generation_config.json", {"lang_to_id": {"<|en|>": 3}}, "lang_to_id` must give the number of each token"),
+        ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "normalizer` must be null to be read"),
+        ("tokenizer.json", {"pre_tokenizer": {"type": "Metaspace"}}, "pre_tokenizer.type` must be 'ByteLevel'"),
+        ("tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}, "with a unit for each byte"),
+        ("tokenizer.json", {"added_tokens": 3}, "added_tokens` must be a list of tokens"),
+        ("tokenizer.json", {"added_tokens": []}, "must have the token `<.startoftranscript.>`, which it lacks"),
+        ("preprocessor_config.json", {"chunk_length": 0}, "`features.seconds` must be above 0"),
+    ],
+)
+def test_what_cannot_be_had_of_whisper_is_refused_by_name(changed, file, settings, message):
+    with pytest.raises(ArchiveError, match=message):
+        anemone.load(changed("whisper", file, **settings))

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from sentencepiece import SentencePieceTrainer
 from transformers import (
+    AddedToken,
+    GenerationConfig,
     ParakeetCTCConfig,
     ParakeetFeatureExtractor,
     ParakeetForCTC,
@@ -23,6 +25,10 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
 )
 from transformers.convert_slow_tokenizer import ParakeetConverter
 
@@ -177,8 +183,106 @@ def parakeet(name: str) -> None:
     np.savez_compressed(home / "reference.npz", texts=np.array(texts), text=np.array(text), **kept)
 
 
+MERGES = [
+    "t h",
+    "Ġ t",
+    "Ġt h",
+    "e r",
+    "o n",
+    "i n",
+    "Ġth e",
+    "n o",
+    "no i",
+    "s e",
+    "noi se",
+    "Ġ on",
+    "on e",
+    "l l",
+    "ll l",
+]
+LANGUAGES = ("en", "fr", "de")
+WHISPER = {
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 24,
+    "num_mel_bins": 20,
+    "max_source_positions": 50,
+    "max_target_positions": 24,
+}
+
+
+def visible() -> list[str]:
+    """The signs that stand for bytes in a vocabulary."""
+    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return [chr(byte if byte in shown else 256 + hidden.index(byte)) for byte in range(256)]
+
+
+def whisper(name: str) -> None:
+    """Writes a Whisper: of several languages with `tokenizer.json`, or of English with the older files."""
+    home, many = HOME / name, name == "whisper"
+    home.mkdir(parents=True, exist_ok=True)
+    units = [*visible(), *("".join(pair.split()) for pair in MERGES)]
+    marks = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGES if many)]
+    marks += [*(["<|translate|>", "<|transcribe|>"] if many else []), "<|notimestamps|>"]
+    times = ["<|0.00|>", "<|0.02|>"]
+    numbers = {text: n for n, text in enumerate([*units, *marks, *times])}
+    size = len(numbers) + (1 if many else 0)  # one that nothing has
+    torch.manual_seed(1)
+    ends = dict.fromkeys(("eos_token_id", "bos_token_id", "pad_token_id"), numbers["<|endoftext|>"])
+    start = {"decoder_start_token_id": numbers["<|startoftranscript|>"], **ends}
+    model = WhisperForConditionalGeneration(WhisperConfig(**WHISPER, vocab_size=size, **start))
+    shake(model, name)
+    tokenizer = WhisperTokenizer(
+        {text: n for text, n in numbers.items() if text in units}, [tuple(m.split()) for m in MERGES]
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": marks[1:]})
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in times])
+    model.generation_config = GenerationConfig(
+        **start,
+        max_length=24,
+        suppress_tokens=[5, 6, *([numbers["<|transcribe|>"]] if many else [])],
+        begin_suppress_tokens=[220, numbers["<|endoftext|>"]],
+        no_timestamps_token_id=numbers["<|notimestamps|>"],
+        is_multilingual=many,
+        forced_decoder_ids=[[1, None], [2, numbers["<|transcribe|>"]]] if many else None,
+        return_timestamps=False,
+    )
+    if many:
+        model.generation_config.lang_to_id = {f"<|{code}|>": numbers[f"<|{code}|>"] for code in LANGUAGES}
+        model.generation_config.task_to_id = {task: numbers[f"<|{task}|>"] for task in ("translate", "transcribe")}
+    extractor = WhisperFeatureExtractor(feature_size=20, chunk_length=1)
+    for part in (model, tokenizer, extractor):
+        part.save_pretrained(home)
+    if not many:
+        tokenizer.save_vocabulary(home)
+        (home / "tokenizer.json").unlink()
+        (home / "tokenizer_config.json").unlink()
+        added = {text: n for text, n in numbers.items() if text in (*marks, *times)}
+        (home / "added_tokens.json").write_text(json.dumps(added), "utf-8")
+    features = extractor(recordings(), sampling_rate=16_000, return_tensors="pt").input_features
+    tokens = torch.tensor([[numbers[mark] for mark in marks[1:3]] + [60, 70, 257, 80]] * 3)
+    kept = {"states": model.model.encoder(features).last_hidden_state.detach().numpy(), "tokens": tokens.numpy()}
+    logits = model(features, decoder_input_ids=tokens).logits
+    kept["log_probs"] = logits.log_softmax(-1).detach().numpy()
+    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").backward()
+    asked = {"fr": {"language": "fr"}, "de": {"language": "german", "task": "translate"}} if many else {}
+    for key, options in {"default": {}, **asked}.items():
+        found = model.generate(features, **options)
+        kept[f"texts {key}"] = np.array(tokenizer.batch_decode(found, skip_special_tokens=True))
+    text = "the noise; then a tone, 12 thirds.  It's fine"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    np.savez_compressed(home / "reference.npz", text=np.array(text), text_ids=np.array(ids), **kept, **norms(model))
+
+
 def main() -> None:
     """Writes a folder a model, with `reference.npz`."""
+    for name in ("whisper", "whisper_english"):
+        whisper(name)
     for name in PARAKEETS:
         parakeet(name)
     for name, settings in KINDS.items():

@@ -99,7 +99,7 @@ class AttentionHeadConfig:
     losses: ClassVar[tuple[str, ...]] = ("attention",)
     """Kinds of losses that fit the head, the usual one first."""
 
-    decodings: ClassVar[tuple[str, ...]] = ("attention_greedy",)
+    decodings: ClassVar[tuple[str, ...]] = ("attention_greedy", "whisper_greedy")
     """Kinds of decoding that fit the head, the usual one first."""
 
     d_model: int = 1024
