@@ -48,6 +48,8 @@ PLANS = {
     "Conformer": "anemone.parallel.plans.conformer:PLAN",
     "Llama": "anemone.parallel.plans.llama:PLAN",
     "QuartzNet": "anemone.parallel.plans.quartznet:PLAN",
+    "Wav2Vec2": "anemone.parallel.plans.wav2vec2:PLAN",
+    "Whisper": "anemone.parallel.plans.wav2vec2:WHISPER",
     "MatchboxNet": "anemone.parallel.plans.quartznet:PLAN",
     "Citrinet": "anemone.parallel.plans.citrinet:PLAN",
     "Jasper": "anemone.parallel.plans.jasper:PLAN",

@@ -7,6 +7,8 @@ from anemone.models.speech.citrinet import CitrinetConfig
 from anemone.models.speech.jasper import JasperConfig
 from anemone.models.speech.matchboxnet import MatchboxNetConfig
 from anemone.models.speech.quartznet import QuartzNetConfig
+from anemone.models.speech.wav2vec2 import Wav2Vec2Config
+from anemone.models.speech.whisper import WhisperConfig
 from anemone.models.text.llama import LlamaConfig
 from anemone.parallel.plans import PLANS, find_plans, matching
 from anemone.parallel.tensor import STYLES
@@ -18,6 +20,8 @@ NETWORKS = {
     "MatchboxNet": lambda: MatchboxNetConfig(size="3x1x64").build(num_features=8),
     "Citrinet": lambda: CitrinetConfig(size="tiny").build(num_features=8),
     "Jasper": lambda: JasperConfig(size="tiny").build(num_features=8),
+    "Wav2Vec2": lambda: Wav2Vec2Config(size="tiny").build(num_features=1),
+    "Whisper": lambda: WhisperConfig(size="mini").build(num_features=8),
 }
 
 
