@@ -13,13 +13,15 @@ from torch import Tensor
 
 from anemone import tasks
 from anemone.checkpoint.archive import SUFFIX, Archive, Read, read_archive, write_archive
-from anemone.checkpoint.fit import at_most, check_fit
-from anemone.checkpoint.huggingface import CONFIG, FLOATS, read_huggingface, write_huggingface
+from anemone.checkpoint.fit import at_most, check_fit, load_tensors_into
+from anemone.checkpoint.huggingface import FLOATS, read_huggingface, write_huggingface
 from anemone.checkpoint.registry import resolve
 from anemone.checkpoint.sharded import COMPLETE
+from anemone.checkpoint.snapshot import CONFIG
 from anemone.config import EMPTY, Tree, decode, must
 from anemone.errors import AnemoneError, ArchiveError, ConfigError
 from anemone.models.text.llama import Llama
+from anemone.tasks import adapting
 from anemone.tasks.description import describe
 from anemone.tasks.language_modelling import LanguageModellingConfig
 from anemone.tasks.task import Task
@@ -53,7 +55,14 @@ class Model(NamedTuple):
     """Of an archive."""
 
 
-def convert(source: str | Path, target: str | Path, *, tokenizer: str = "", dtype: torch.dtype | None = None) -> Task:
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    tokenizer: str = "",
+    dtype: torch.dtype | None = None,
+    merge: bool = False,
+) -> Task:
     """Writes a model in another format; returns its task, without weights.
 
     Args:
@@ -62,6 +71,7 @@ def convert(source: str | Path, target: str | Path, *, tokenizer: str = "", dtyp
         target: an archive if it ends in ``.anemone``; else a folder in Hugging Face's format.
         tokenizer: of a folder of Hugging Face's that has none that is read: "bytes", or a SentencePiece model's path.
         dtype: of what is written for others; that of the source by default.
+        merge: whether low-rank changes become part of the weights.
 
     Raises:
         ArchiveError: the source is missing, broken, or of a kind that is not read; or something stands at the target.
@@ -71,6 +81,9 @@ def convert(source: str | Path, target: str | Path, *, tokenizer: str = "", dtyp
     theirs = target.suffix != SUFFIX
     must(theirs or dtype is None, "--dtype", f"left out for `{target}`: archives keep the types they get", value=dtype)
     model = opened(source, tokenizer)
+    model = merged(model) if merge else model
+    has = theirs and "adapters" in model.config
+    must(not has, "--merge", "given, as no other format holds adapters, and bottlenecks cannot be merged", value=merge)
     try:
         with at_most(sum(tensor.numel() for tensor in model.tensors.values())), torch.device("meta"):
             task = tasks.rebuild(model.config, model.files)
@@ -86,6 +99,20 @@ def convert(source: str | Path, target: str | Path, *, tokenizer: str = "", dtyp
     return task
 
 
+def merged(model: Model) -> Model:
+    """The model with its low-rank changes in its weights, all of it in memory.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    must("adapters" in model.config, "--merge", "left out for a model without adapters", value=True)
+    task = tasks.rebuild(model.config, model.files)
+    load_tensors_into(task.network, {name: model.read(name) for name in model.tensors})
+    adapting.merge(task)
+    tensors = task.network.state_dict()
+    return Model(task.config_tree(), tensors, tensors.__getitem__, model.files)
+
+
 def opened(source: str | Path, tokenizer: str = "") -> Model:
     """Opens a model of any format that is read; arguments and errors are those of `convert`."""
     path = Path(source)
@@ -99,7 +126,8 @@ def opened(source: str | Path, tokenizer: str = "") -> Model:
 
 
 def _from_archive(path: Path, _: str) -> Model:
-    archive = read_archive(resolve(path))
+    found = resolve(path)
+    archive = adapting.on_base(read_archive(found), found)
     return Model(archive.config, archive.tensors, archive.tensors.__getitem__, archive.files, archive.card)
 
 
@@ -120,7 +148,10 @@ def _of_run(folder: Path, tensors: dict[str, Tensor], read: Read) -> Model:
     if not (folder / "config.yaml").is_file():
         raise ArchiveError(f"`{folder}` must be the folder of a run, with its `config.yaml`, which is missing.")
     tree = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-    return Model({name: tree.get(name) for name in PARTS}, tensors, read)
+    config = {name: tree.get(name) for name in PARTS}
+    adapt = {name: value for name, value in (tree.get("adapt") or {}).items() if name in ("name", "lora", "adapters")}
+    hung = adapt.get("lora") or adapt.get("adapters")
+    return Model(config | ({"adapters": [adapt]} if hung else {}), tensors, read)
 
 
 def _from_huggingface(path: Path, tokenizer: str) -> Model:

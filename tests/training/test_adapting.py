@@ -8,13 +8,15 @@ import torch
 
 import anemone
 from anemone import tasks
+from anemone.cli import main
 from anemone.config import decode, encode
 from anemone.errors import ArchiveError, ConfigError
 from anemone.nn.adapters import HOLDER
 from anemone.parallel.mesh import Mesh, ParallelConfig
 from anemone.tasks.adapting import merge
-from anemone.testing import LETTERS, SMALL_LLAMA, run_ranks, tiny
+from anemone.testing import LETTERS, SMALL_LLAMA, run_ranks, speech, tiny
 from anemone.training.adapting import AdaptConfig, adapt, filled, start
+from anemone.training.convert import convert
 from anemone.training.engine import Engine
 from anemone.training.experiment import ExperimentConfig, train
 from anemone.training.layout import build_task, lay_out
@@ -87,6 +89,22 @@ def test_what_adapters_leave_out_can_move_beside_them(experiment, base):
     merge(task)
     tasks.save(task, result.folder / "merged.anemone")
     assert weights(result.folder / "merged.anemone").keys() == weights(base).keys()
+
+
+def test_a_run_with_adapters_becomes_a_whole_model(experiment, base, tmp_path):
+    folder = train(experiment(adapt=LORA, run__init=str(base))).folder
+    adapted = anemone.load(folder / "model.anemone")
+    for source in (folder, folder / "model.anemone"):
+        assert main(["convert", str(source), str(tmp_path / "whole.anemone"), "--merge"]) == 0
+        whole = anemone.load(tmp_path / "whole.anemone")
+        assert whole.network.state_dict().keys() == weights(base).keys()
+        audio = torch.from_numpy(speech(0.5))[None], torch.tensor([8000])
+        assert (whole(*audio) - adapted(*audio)).abs().max() < 1e-5
+    convert(folder / "model.anemone", tmp_path / "unmerged.anemone")
+    base.unlink()
+    assert list(anemone.load(tmp_path / "unmerged.anemone").adapters) == ["mine"]
+    with pytest.raises(ConfigError, match="`--merge` must be left out for a model without adapters"):
+        convert(tmp_path / "whole.anemone", tmp_path / "again.anemone", merge=True)
 
 
 def test_rates_follow_patterns(experiment):
