@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-ray setup check format slurm parity bench bench-asr bench-augment bench-index bench-llm bench-loading bench-plan docs clean
+.PHONY: demo test test-slow test-ray setup check format slurm parity bench bench-asr bench-augment bench-index bench-llm bench-loading bench-losses bench-plan docs clean
 
 demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
 	$(BIN)/python recipes/telephone_words/demo.py
@@ -59,6 +59,9 @@ bench-llm: setup  ## time the training of a Llama by us, by hand, by transformer
 
 bench-loading: setup  ## time how fast utterances reach a model by us and by NeMo's dataset
 	$(MAKE) -C benchmarks loading PYTHON=$(abspath $(BIN)/python)
+
+bench-losses: setup  ## time transducer losses, and their memory, by us and by NeMo
+	$(MAKE) -C benchmarks losses PYTHON=$(abspath $(BIN)/python)
 
 bench-plan: setup  ## time batch plans by us and by Lhotse
 	$(MAKE) -C benchmarks plan PYTHON=$(abspath $(BIN)/python)
