@@ -24,7 +24,7 @@ def test_ctc_gives_log_probabilities_with_the_blank_last():
 def test_ctc_reads_inner_layers_as_it_reads_the_last():
     head, states = CTCHead(d_model=8, vocab_size=28), torch.randn(2, 3, 5, 8)
     with checked(head):
-        x, x_len, inner = head(states[1], torch.tensor([5, 3, 4]), states)
+        x, _x_len, inner = head(states[1], torch.tensor([5, 3, 4]), states)
     assert inner.shape == (2, 3, 5, 29) and torch.allclose(inner[1], x, atol=1e-6)
 
 

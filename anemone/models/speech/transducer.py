@@ -9,6 +9,7 @@ blanks (arXiv:2211.03541; the last of them first), of the blank, and of duration
 run in ``forward``: losses and decodings run it where they need it, so all scores never exist at once.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -191,6 +192,8 @@ class LSTMCells(nn.Module):
         self.d_model, self.num_layers = config.d_model, config.num_layers
         self.d_cell, self.projected = config.d_cell or config.d_model, config.d_cell is not None
         self.dropout = config.dropout
+        if self.projected:  # it is so, and changes nothing
+            warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
         sizes = {"hidden_size": self.d_cell, "proj_size": config.d_model if self.projected else 0}
         for name, parameter in nn.LSTM(config.d_model, num_layers=config.num_layers, **sizes).named_parameters():
             self.register_parameter(name, parameter)
@@ -367,17 +370,17 @@ class Joint(nn.Module):
 class TransducerStates(NamedTuple):
     """What encoder and predictor say, in the width of the joint, and how many frames are valid."""
 
-    x: Hidden[Tensor, "B T D={self.d_joint}"]
+    x: Hidden[Tensor, "B T D'={self.d_joint}"]
     x_len: Frames[Tensor, "B"]
-    predicted: Textual[Tensor, "B U' D={self.d_joint}"]
+    predicted: Textual[Tensor, "B U' D'={self.d_joint}"]
 
 
 class HybridStates(NamedTuple):
     """`TransducerStates`, and log-probabilities of tokens and blank at each frame, of inner layers too."""
 
-    x: Hidden[Tensor, "B T D={self.d_joint}"]
+    x: Hidden[Tensor, "B T D'={self.d_joint}"]
     x_len: Frames[Tensor, "B"]
-    predicted: Textual[Tensor, "B U' D={self.d_joint}"]
+    predicted: Textual[Tensor, "B U' D'={self.d_joint}"]
     log_probs: LogProbs[Tensor, "B T V={self.ctc.num_labels}"]
     inner: LogProbs[Tensor, "C B T V={self.ctc.num_labels}"] | None = None
 
