@@ -63,6 +63,9 @@ bench-loading: setup  ## time how fast utterances reach a model by us and by NeM
 bench-losses: setup  ## time transducer losses, and their memory, by us and by NeMo
 	$(MAKE) -C benchmarks losses PYTHON=$(abspath $(BIN)/python)
 
+bench-nemo-opens: setup  ## let NeMo open archives that we wrote, and compare what both give
+	$(MAKE) -C benchmarks nemo-opens PYTHON=$(abspath $(BIN)/python)
+
 bench-plan: setup  ## time batch plans by us and by Lhotse
 	$(MAKE) -C benchmarks plan PYTHON=$(abspath $(BIN)/python)
 

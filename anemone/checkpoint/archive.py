@@ -155,7 +155,7 @@ def _append(file: BinaryIO, name: str, size: int, write: Write) -> None:
     file.write(bytes(-size % tarfile.BLOCKSIZE))
 
 
-class _Dumper(yaml.SafeDumper):
+class PlainDumper(yaml.SafeDumper):
     """Writes a value anew wherever it stands."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -166,7 +166,7 @@ def _dump(config: dict[str, Any], where: str) -> bytes:
     """YAML that reads back as the same tree."""
     _refuse_code(config, where)
     try:
-        text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+        text = yaml.dump(config, Dumper=PlainDumper, sort_keys=False, allow_unicode=True, width=120)
     except yaml.YAMLError as error:
         raise ArchiveError(f"`{where}` cannot be written: its config must hold plain values: {error}.") from error
     data = text.encode("utf-8")

@@ -1,7 +1,8 @@
-"""Write a model in another format: an archive of ours (a name that ends in .anemone), or a folder of Hugging Face's.
+"""Write a model in another format: an archive of ours (.anemone) or of NeMo's (.nemo), or a folder of Hugging Face's.
 
   anemone convert runs/mine mine-hf --dtype bfloat16
   anemone convert Mistral-7B-v0.1 mistral.anemone
+  anemone convert runs/recogniser recogniser.nemo
   anemone convert runs/adapted/model.anemone whole.anemone --merge
 
 What is read: archives, names of pretrained models, runs (their newest checkpoint), checkpoints, and folders of Hugging
@@ -17,7 +18,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the verb takes."""
     parser.add_argument("model", metavar="FROM", help="an archive, a pretrained name, a run, a Hugging Face folder")
-    parser.add_argument("target", metavar="TO", help="NAME.anemone, or a new folder for Hugging Face's format")
+    parser.add_argument(
+        "target", metavar="TO", help="NAME.anemone, NAME.nemo, or a new folder for Hugging Face's format"
+    )
     parser.add_argument("--merge", action="store_true", help="make low-rank changes (LoRA) a part of the weights")
     parser.add_argument("--dtype", choices=DTYPES, help="of weights for others (default: as they are)")
     parser.add_argument(

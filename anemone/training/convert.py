@@ -24,12 +24,14 @@ from anemone.models.text.llama import Llama
 from anemone.tasks import adapting
 from anemone.tasks.description import describe
 from anemone.tasks.language_modelling import LanguageModellingConfig
+from anemone.tasks.nemo import save_nemo
 from anemone.tasks.task import Task
 from anemone.training.resume import network, newest_checkpoint, read_checkpoint
 
 TOKENIZER = "tokenizer.model"
 """Of SentencePiece, in Hugging Face's folders and in archives."""
 
+NEMO = ".nemo"
 UNREAD = ("tokenizer.json", "tekken.json", "vocab.json")
 """Files of tokenizers that are not read."""
 
@@ -68,7 +70,8 @@ def convert(
     Args:
         source: an archive, the name of a pretrained model, a run or one of its checkpoints, or a folder in Hugging
             Face's format.
-        target: an archive if it ends in ``.anemone``; else a folder in Hugging Face's format.
+        target: an archive if it ends in ``.anemone``, one of NeMo's if in ``.nemo``; else a folder in Hugging Face's
+            format.
         tokenizer: of a folder of Hugging Face's that has none that is read: "bytes", or a SentencePiece model's path.
         dtype: of what is written for others; that of the source by default.
         merge: whether low-rank changes become part of the weights.
@@ -78,7 +81,7 @@ def convert(
         ConfigError: the target's format cannot hold it, or an option says nothing here.
     """
     target = Path(target)
-    theirs = target.suffix != SUFFIX
+    theirs = target.suffix not in (SUFFIX, NEMO)
     must(theirs or dtype is None, "--dtype", f"left out for `{target}`: archives keep the types they get", value=dtype)
     model = opened(source, tokenizer)
     model = merged(model) if merge else model
@@ -90,7 +93,9 @@ def convert(
         check_fit(task.network, model.tensors)
     except AnemoneError as error:
         raise ArchiveError(f"`{source}` cannot be used: {error}") from error
-    if theirs:
+    if target.suffix == NEMO:
+        save_nemo(task, target, {name: model.read(name) for name in model.tensors})
+    elif theirs:
         _to_huggingface(task, model, target, dtype)
     else:
         card = model.card or describe(task, target.stem, {"converted_from": Path(source).name})
@@ -187,7 +192,7 @@ READERS: dict[str, Callable[[Path, str], Model]] = {
 
 
 def _to_huggingface(task: Task, model: Model, path: Path, dtype: torch.dtype | None) -> None:
-    if path.suffix in (".nemo", ".onnx", ".safetensors", ".bin", ".pt"):
+    if path.suffix in (".onnx", ".safetensors", ".bin", ".pt"):
         raise ConfigError(f"`{path}` must end in `{SUFFIX}`, or be a folder, but ends in {path.suffix!r} instead.")
     if not isinstance(task.network, Llama):
         kind = task.config_tree()["model"]["kind"]

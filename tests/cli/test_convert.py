@@ -1,6 +1,7 @@
 """`convert` writes a model in another format and says what it is."""
 
 import json
+from pathlib import Path
 
 from anemone import tasks
 from anemone.testing import tiny
@@ -26,3 +27,13 @@ def test_what_cannot_be_is_told_in_a_line(anemone, tmp_path):
     ):
         ran = anemone("convert", *words)
         assert ran.status == 2 and said in ran.err and ran.err.count("\n") == 1
+
+
+def test_an_archive_goes_to_nemos_format_and_back(anemone, tmp_path):
+    archive = Path(__file__).parents[1] / "golden/parity/quartznet_ctc_char/model.nemo"
+    assert anemone("convert", archive, "ours.anemone").status == 0
+    assert anemone("convert", "ours.anemone", "theirs.nemo").out.startswith("theirs.nemo: recognition, quartznet, ")
+    first, last = tasks.load(archive), tasks.load(tmp_path / "theirs.nemo")
+    assert last.config_tree() == first.config_tree()
+    state = first.network.state_dict()
+    assert all(tensor.equal(state[name]) for name, tensor in last.network.state_dict().items())

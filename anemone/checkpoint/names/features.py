@@ -2,12 +2,17 @@
 
 from typing import Any
 
-from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table
+from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table, revert
 from anemone.config import Tree
+from anemone.errors import ConfigError
 
 
 def _milliseconds(seconds: float) -> float:
     return round(1000 * seconds, 9)
+
+
+def _seconds(milliseconds: float) -> float:
+    return round(milliseconds / 1000, 12)
 
 
 def _normalize(value: Any) -> str:
@@ -29,11 +34,11 @@ def _window(value: Any) -> str:
 
 FRAMES: Table = {
     "sample_rate": Rule("rate", 16_000),
-    "window_size": Rule("window_ms", 0.02, _milliseconds),
-    "window_stride": Rule("hop_ms", 0.01, _milliseconds),
+    "window_size": Rule("window_ms", 0.02, _milliseconds, _seconds),
+    "window_stride": Rule("hop_ms", 0.01, _milliseconds, _seconds),
     "n_window_size": Only((None,)),
     "n_window_stride": Only((None,)),
-    "window": Rule("window", "hann", _window),
+    "window": Rule("window", "hann", _window, lambda name: None if name == "none" else name),
     "n_fft": Rule("n_fft", None),
     "lowfreq": Rule("low_hz", 0.0),
     "highfreq": Rule("high_hz", None),
@@ -92,3 +97,23 @@ PREPROCESSORS: dict[str, tuple[str, Table, Tree]] = {
     "nemo.collections.asr.modules.AudioToMFCCPreprocessor": ("mfcc", MFCC, {"edges": "batch"}),
 }
 AUGMENTATIONS = {"nemo.collections.asr.modules.SpectrogramAugmentation": SPEC_AUGMENT}
+
+
+def their_features(features: Tree) -> Tree:
+    """Returns NeMo's groups of settings for what a model sees.
+
+    Args:
+        features: ours, with their kind.
+
+    Raises:
+        ConfigError: NeMo has no such features.
+    """
+    for name, (kind, table, _) in PREPROCESSORS.items():
+        if kind == features["kind"]:
+            groups = {"preprocessor": {"_target_": name, **revert(features, table)}}
+            if features["spec_augment"]:
+                ((augment, masks),) = AUGMENTATIONS.items()
+                groups["spec_augment"] = {"_target_": augment, **revert(features["spec_augment"], masks)}
+            return groups
+    kinds = [kind for kind, _, _ in PREPROCESSORS.values()]
+    raise ConfigError(f"`features.kind` must be one of {kinds} to be written for NeMo, but is {features['kind']!r}.")

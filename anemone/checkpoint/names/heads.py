@@ -1,10 +1,23 @@
 """What a NeMo model is for: its decoder, and its characters, sub-words or labels."""
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Any
 
-from anemone.checkpoint.names.rules import Ignored, Model, Only, Purpose, Rule, Table, translate, translate_part
-from anemone.config import Tree
+from anemone.checkpoint.names.rules import (
+    Ignored,
+    Model,
+    Only,
+    Purpose,
+    Rule,
+    Sizes,
+    Table,
+    Written,
+    revert,
+    translate,
+    translate_part,
+)
+from anemone.config import Tree, must
 from anemone.errors import ArchiveError
 
 ARTIFACT = "nemo:"  # prefix of a value that names a member of the archive
@@ -23,16 +36,24 @@ CLASSIFICATION_DECODER: Table = {
     "num_classes": Ignored(),
     "init_mode": Ignored(),
     "return_logits": Only((True,)),
-    "pooling_type": Rule("pooling", "avg", POOLINGS.__getitem__),
+    "pooling_type": Rule("pooling", "avg", POOLINGS.__getitem__, {v: k for k, v in POOLINGS.items()}.__getitem__),
 }
 
+KINDS = {"bpe": "sentencepiece", "wpe": "wordpiece"}
+AGGREGATE: Table = {
+    "type": Only(("agg",)),
+    "dir": Ignored(),
+    "langs": Rule("langs", None, dict),
+    "custom_tokenizer": Ignored(),  # of Canary: its marks are units of a member
+}
 TOKENIZER: Table = {
-    "type": Rule("kind", None, {"bpe": "sentencepiece", "wpe": "wordpiece"}.__getitem__),
+    "type": Rule("kind", None, KINDS.__getitem__, {ours: theirs for theirs, ours in KINDS.items()}.__getitem__),
     "dir": Ignored(),
     "model_path": Rule("model", None),
     "vocab_path": Rule("vocab", None),
     "spe_tokenizer_vocab": Ignored(),
     "hf_kwargs": Ignored(),
+    "custom_tokenizer": Ignored(),
 }
 
 CTC_DECODERS = {"nemo.collections.asr.modules.ConvASRDecoder": CTC_DECODER}
@@ -81,15 +102,33 @@ def tokenizer_of(config: Mapping[str, Any], vocabulary: Any, where: str) -> tupl
         ArchiveError: a setting that cannot be had here, or characters that are none.
     """
     if "tokenizer" in config:
-        found = translate(config["tokenizer"], TOKENIZER, "tokenizer")
-        key, ours = ("model", "tokenizer.model") if found["kind"] == "sentencepiece" else ("vocab", "vocab.txt")
-        member = str(found[key])
-        if not member.startswith(ARTIFACT):
-            raise ArchiveError(f"`tokenizer.{key}_path` must name a member of the archive, but is {member!r} instead.")
-        return {"kind": found["kind"]}, {ours: member.removeprefix(ARTIFACT)}
+        group = config["tokenizer"]
+        aggregate = isinstance(group, Mapping) and group.get("type") == "agg"
+        return _aggregate(group) if aggregate else _subwords(group, "tokenizer")
     characters = _texts(vocabulary, where)
     lowercase = not any(text != text.lower() for text in characters)  # else NeMo's parser would leave nothing
     return {"kind": "characters", "characters": characters, "lowercase": lowercase, "unknown": "drop"}, {}
+
+
+def _subwords(group: Any, where: str) -> tuple[Tree, dict[str, str]]:
+    """A tokenizer of sub-words, and its member."""
+    found = translate(group, TOKENIZER, where)
+    key, ours = ("model", "tokenizer.model") if found["kind"] == "sentencepiece" else ("vocab", "vocab.txt")
+    member = str(found[key])
+    if not member.startswith(ARTIFACT):
+        raise ArchiveError(f"`{where}.{key}_path` must name a member of the archive, but is {member!r} instead.")
+    return {"kind": found["kind"]}, {ours: member.removeprefix(ARTIFACT)}
+
+
+def _aggregate(group: Mapping[str, Any]) -> tuple[Tree, dict[str, str]]:
+    """Tokenizers by language, and their members."""
+    members: list[Tree] = []
+    artifacts: dict[str, str] = {}
+    for language, inner in translate(group, AGGREGATE, "tokenizer")["langs"].items():
+        tokenizer, files = _subwords(inner, f"tokenizer.langs.{language}")
+        members.append({"language": str(language), "tokenizer": tokenizer})
+        artifacts |= {f"{language}.{ours}": member for ours, member in files.items()}
+    return {"kind": "aggregate", "members": members}, artifacts
 
 
 def _texts(value: Any, where: str) -> list[str]:
@@ -103,6 +142,94 @@ def _linear(task: Tree) -> dict[str, str]:
     """Names of a head that is one matrix."""
     part, name = "decoder.decoder_layers.0", "head.linear"
     return {f"{name}.weight": f"{part}.weight", f"{name}.bias": f"{part}.bias"}
+
+
+# --- the way back -----------------------------------------------------------------------------------------------------
+
+
+def their_recognition(config: Tree, files: Mapping[str, bytes], sizes: Sizes) -> Written:
+    """Returns NeMo's settings of a recogniser with the CTC loss.
+
+    Args:
+        config: our settings.
+        files: of the tokenizer.
+        sizes: of what stands around the head.
+
+    Raises:
+        ConfigError: NeMo has no such tokenizer.
+    """
+    name = "ctc_bpe_models.EncDecCTCModelBPE" if files else "ctc_models.EncDecCTCModel"
+    written, artifacts = their_tokenizer(config["task"]["tokenizer"], files)
+    decoder = {"feat_in": sizes.d_model, "num_classes": sizes.vocab_size, "vocabulary": written.get("labels", [])}
+    settings = {
+        "target": f"nemo.collections.asr.models.{name}",
+        **written,
+        "decoder": {"_target_": next(iter(CTC_DECODERS)), **decoder},
+        "ctc_reduction": config["loss"]["reduction"],
+    }
+    return Written(settings, artifacts)
+
+
+def their_classification(config: Tree, files: Mapping[str, bytes], sizes: Sizes) -> Written:
+    """Returns NeMo's settings of a classifier; arguments are those of `their_recognition`."""
+    pooling, labels = config["task"]["pooling"], config["task"]["labels"]
+    hint = "NeMo pools over padded frames, too."
+    must(pooling in POOLINGS.values(), "task.pooling", f"one of {list(POOLINGS.values())}", value=pooling, hint=hint)
+    decoder = {
+        "_target_": next(iter(CLASSIFICATION_DECODERS)),
+        "feat_in": sizes.d_model,
+        "num_classes": sizes.vocab_size,
+        "return_logits": True,
+        **revert(config["task"], CLASSIFICATION_DECODER),
+    }
+    target = "nemo.collections.asr.models.classification_models.EncDecClassificationModel"
+    return Written({"target": target, "labels": list(labels), "decoder": decoder}, {})
+
+
+def their_tokenizer(tokenizer: Tree, files: Mapping[str, bytes]) -> tuple[Tree, dict[str, bytes]]:
+    """Returns NeMo's settings of a tokenizer (``labels``, or a group ``tokenizer``), and the files that they name.
+
+    Args:
+        tokenizer: ours, with its kind.
+        files: its files.
+
+    Raises:
+        ConfigError: NeMo has no such tokenizer.
+    """
+    kind = tokenizer["kind"]
+    if kind == "characters":
+        return {"labels": list(tokenizer["characters"])}, {}
+    must(kind in KINDS.values(), "task.tokenizer.kind", "characters, sentencepiece or wordpiece", value=kind)
+    if kind == "wordpiece":
+        named = {"vocab_path": ("vocab.txt", files["vocab.txt"])}
+    else:
+        model = files["tokenizer.model"]
+        pieces, listing = _pieces(model)
+        named = {
+            "model_path": ("tokenizer.model", model),
+            "vocab_path": ("vocab.txt", pieces),
+            "spe_tokenizer_vocab": ("tokenizer.vocab", listing),
+        }
+    members = {key: (f"{sha256(data).hexdigest()[:32]}_{name}", data) for key, (name, data) in named.items()}
+    group = {
+        "dir": None,
+        **revert({"kind": kind}, TOKENIZER),
+        **{k: ARTIFACT + name for k, (name, _) in members.items()},
+    }
+    return {"tokenizer": group}, dict(members.values())
+
+
+def _pieces(model: bytes) -> tuple[bytes, bytes]:
+    """The two listings that NeMo keeps beside a model of SentencePiece: of words' parts, and of pieces and scores."""
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor(model_proto=model)
+    numbers = range(processor.get_piece_size())
+    real = [i for i in numbers if not (processor.is_unknown(i) or processor.is_control(i))]
+    texts = [processor.id_to_piece(i) for i in real]
+    parts = [text[1:] if text[0] == "\u2581" else f"##{text}" for text in texts if text != "\u2581"]
+    listing = [f"{processor.id_to_piece(i)}\t{processor.get_score(i):g}" for i in numbers]
+    return tuple("".join(f"{line}\n" for line in lines).encode() for lines in (parts, listing))  # type: ignore[return-value]
 
 
 # `target` of a model -> what reads its settings.

@@ -11,13 +11,15 @@ from anemone.checkpoint.names.rules import (
     Ignored,
     Only,
     Rule,
+    Sizes,
     Table,
     maybe,
     or_none,
+    revert,
     translate,
     translate_part,
 )
-from anemone.config import Tree
+from anemone.config import Tree, must
 from anemone.errors import ArchiveError
 
 MAX_SIZE = 65_536  # of a width, a kernel, a number of repeats
@@ -149,7 +151,7 @@ def _block(block: Tree, mode: str, encoder: Tree) -> Tree:
     return {
         **block,
         "kernel": kernel,
-        "merge": "max" if mode == "max" else "add",
+        "merge": "max" if mode == "max" and block["residual"] else "add",
         "se_reduction": block["se_reduction"] if has_se else None,
         "se_context": block["se_context"] if has_se else None,
         "heads": block["heads"] if block["separable"] and encoder["masked"] else None,  # NeMo reads it there alone
@@ -236,5 +238,50 @@ def _dense_before(blocks: list[Tree], b: int) -> int:
     return number
 
 
+CONV_ENCODER = "nemo.collections.asr.modules.ConvASREncoder"
+
+
+def their_model(model: Tree, sizes: Sizes) -> Tree:
+    """Returns NeMo's groups of settings for an encoder.
+
+    Args:
+        model: ours, every block written out.
+        sizes: of what stands around it.
+
+    Raises:
+        ConfigError: blocks differ in what NeMo sets once for all.
+    """
+    blocks = model["blocks"]
+    shared = {"blocks": [_their_block(block) for block in blocks], **_their_norm(blocks)}
+    for name in ("activation", "masked"):
+        shared[name] = blocks[0][name]
+        other = next((b for b, block in enumerate(blocks) if block[name] != shared[name]), None)
+        rule = f"{shared[name]!r} to be written for NeMo, as in the first block"
+        must(other is None, f"model.blocks[{other}].{name}", rule, value=other is not None and blocks[other][name])
+    encoder = {"_target_": CONV_ENCODER, "feat_in": sizes.num_features, **revert(shared, ENCODER)}
+    if model.get("num_frames") is None:
+        return {"encoder": encoder}
+    ((crop, table),) = CROPS.items()
+    return {"encoder": encoder, "crop_or_pad_augment": {"_target_": crop, **revert(model, table)}}
+
+
+def _their_block(block: Tree) -> Tree:
+    mode = "stride_add" if block["stride"] > 1 else block["merge"]
+    reduction = block["se_reduction"]
+    ours = {**block, "se": bool(reduction), "se_reduction": reduction or 8, "residual_mode": mode}
+    return revert(ours, BLOCK)
+
+
+def _their_norm(blocks: list[Tree]) -> Tree:
+    """The one normalisation of all blocks: by batch, by one number of groups, or by channel."""
+    groups = {block["norm_groups"] for block in blocks}
+    if groups == {None}:
+        return {"norm": "batch"}
+    if all(block["norm_groups"] == block["d_model"] for block in blocks):
+        return {"norm": "instance"}
+    must(len(groups) == 1, "model.blocks.norm_groups", "alike in all blocks to be written for NeMo", value=groups)
+    return {"norm": "group", "norm_groups": groups.pop()}
+
+
 # `_target_` of an encoder -> how its settings are read.
-ENCODERS = {"nemo.collections.asr.modules.ConvASREncoder": Encoder(ENCODER, model, ("crop_or_pad_augment",))}
+ENCODERS = {CONV_ENCODER: Encoder(ENCODER, model, ("crop_or_pad_augment",))}

@@ -59,6 +59,26 @@ class Purpose(NamedTuple):
     artifacts: dict[str, str]
 
 
+class Sizes(NamedTuple):
+    """Numbers that NeMo writes into settings, and that here follow from others."""
+
+    num_features: int
+    """Bins of the features."""
+
+    d_model: int
+    """Width of the encoder's output."""
+
+    vocab_size: int
+    """Tokens or labels."""
+
+
+class Written(NamedTuple):
+    """Settings of a task as NeMo writes them, and the files that they name: name in the archive -> content."""
+
+    settings: Tree
+    artifacts: dict[str, bytes]
+
+
 class Model(NamedTuple):
     """How the class of a whole model is read: what it is for."""
 

@@ -6,9 +6,9 @@ QuartzNet's blocks, each ending in squeeze-and-excitation over the whole recordi
 groups halves the number of frames in its last convolution. The size is the width of all blocks but the last.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from anemone.config import must
 from anemone.models.speech.quartznet import BlockConfig, QuartzNet, check_size
@@ -84,6 +84,10 @@ class CitrinetConfig:
     def build(self, num_features: int) -> "Citrinet":
         """Returns an encoder of ``num_features`` feature bins."""
         return Citrinet(num_features, self.expanded())
+
+    def written_out(self) -> Self:
+        """Returns the same model as a custom size."""
+        return replace(self, size="custom", blocks=self.expanded(), dropout=0.0, kernel_scale=1.0, se_context=None)
 
     def expanded(self) -> tuple[BlockConfig, ...]:
         """Returns the blocks, those of the named size where there are no others."""

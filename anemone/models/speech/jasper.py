@@ -5,9 +5,9 @@
 Every block adds the inputs of all blocks before it, each through a convolution of its own, to what it computes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 from anemone.models.speech.quartznet import BlockConfig, QuartzNet, check_size
 
@@ -40,6 +40,10 @@ class JasperConfig:
     def build(self, num_features: int) -> "Jasper":
         """Returns an encoder of ``num_features`` feature bins."""
         return Jasper(num_features, self.expanded())
+
+    def written_out(self) -> Self:
+        """Returns the same model as a custom size."""
+        return replace(self, size="custom", blocks=self.expanded(), dropout=0.0)
 
     def expanded(self) -> tuple[BlockConfig, ...]:
         """Returns the blocks, those of the named size where there are no others."""

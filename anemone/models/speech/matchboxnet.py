@@ -5,8 +5,8 @@ QuartzNet's blocks, narrower and without the stride; MarbleNet, for voice activi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +46,15 @@ class MatchboxNetConfig:
 
     def build(self, num_features: int) -> "MatchboxNet":
         """Returns an encoder of ``num_features`` feature bins."""
-        blocks = self.blocks or SIZES[self.size].blocks(self.dropout)
-        return MatchboxNet(num_features, blocks, num_frames=self.num_frames)
+        return MatchboxNet(num_features, self.expanded(), num_frames=self.num_frames)
+
+    def expanded(self) -> tuple[BlockConfig, ...]:
+        """Returns the blocks, those of the named size where there are no others."""
+        return self.blocks or SIZES[self.size].blocks(self.dropout)
+
+    def written_out(self) -> Self:
+        """Returns the same model as a custom size."""
+        return replace(self, size="custom", blocks=self.expanded(), dropout=0.0)
 
 
 class MatchboxNet(QuartzNet):

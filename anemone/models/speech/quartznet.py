@@ -7,8 +7,8 @@ the last ReLU. "BxR" is the size: ``15x5`` has each of five blocks three times, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Self
 
 from anemone.config import must
 from anemone.nn.activations import Activation
@@ -197,7 +197,15 @@ class QuartzNetConfig:
 
     def build(self, num_features: int) -> "QuartzNet":
         """Returns an encoder of ``num_features`` feature bins."""
-        return QuartzNet(num_features, self.blocks or SIZES[self.size].blocks(self.dropout))
+        return QuartzNet(num_features, self.expanded())
+
+    def expanded(self) -> tuple[BlockConfig, ...]:
+        """Returns the blocks, those of the named size where there are no others."""
+        return self.blocks or SIZES[self.size].blocks(self.dropout)
+
+    def written_out(self) -> Self:
+        """Returns the same model as a custom size."""
+        return replace(self, size="custom", blocks=self.expanded(), dropout=0.0)
 
 
 def check_size(size: str, blocks: tuple[BlockConfig, ...], dropout: float) -> None:

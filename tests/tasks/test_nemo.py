@@ -1,0 +1,131 @@
+"""Archives written for NeMo: read back they are the task that was written; what has no place there is refused."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import anemone
+from anemone.errors import ArchiveError, ConfigError
+from anemone.tasks import rebuild
+from anemone.tasks.nemo import save_nemo, written_out
+
+GOLDEN = Path(__file__).parents[1] / "golden/parity"
+ARCHIVES = [*sorted(GOLDEN.glob("*/model.nemo")), *sorted(GOLDEN.glob("conv_options/*.nemo"))]
+
+
+def same(one, other):
+    return all(torch.equal(a, other[name]) for name, a in one.items()) and one.keys() == other.keys()
+
+
+@pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_is_written_is_read_as_it_was(archive, tmp_path):
+    task = anemone.load(archive)
+    save_nemo(task, tmp_path / "one.nemo")
+    back = anemone.load(tmp_path / "one.nemo")
+    assert back.config_tree() == task.config_tree()
+    assert back.files() == task.files()
+    assert same(back.network.state_dict(), task.network.state_dict())
+    save_nemo(back, tmp_path / "two.nemo")
+    assert (tmp_path / "two.nemo").read_bytes() == (tmp_path / "one.nemo").read_bytes()
+    ours, theirs = contents(tmp_path / "one.nemo")[1], contents(archive)[1]
+    assert {name: tensor.shape for name, tensor in ours.items()} == {name: t.shape for name, t in theirs.items()}
+    for name, tensor in theirs.items():
+        exact = not name.startswith("preprocessor.")  # those are computed anew
+        assert torch.equal(tensor, ours[name]) if exact else torch.allclose(tensor, ours[name], atol=1e-5), name
+
+
+def contents(path):
+    with tarfile.open(path) as tar:
+        files = {Path(member.name).name: tar.extractfile(member).read() for member in tar if member.isfile()}
+    weights = torch.load(io.BytesIO(files["model_weights.ckpt"]), weights_only=True)
+    return yaml.safe_load(files["model_config.yaml"]), weights, files
+
+
+def test_files_of_sentencepiece_stand_as_nemo_has_them(tmp_path):
+    archive = GOLDEN / "citrinet_ctc_bpe/model.nemo"
+    save_nemo(anemone.load(archive), tmp_path / "one.nemo")
+    (ours, _, files), (theirs, _, golden) = contents(tmp_path / "one.nemo"), contents(archive)
+    for key in ("model_path", "vocab_path", "spe_tokenizer_vocab"):
+        mine, other = (tree["tokenizer"][key].removeprefix("nemo:") for tree in (ours, theirs))
+        assert files[mine] == golden[other], key
+
+
+def built(model=None, **parts):
+    tree = {
+        "task": {"kind": "recognition", "tokenizer": {"kind": "characters", "characters": list("abc")}},
+        "model": model or {"kind": "quartznet", "size": "tiny"},
+        "features": {"kind": "log_mel", "num_mels": 20},
+        **parts,
+    }
+    return rebuild(tree)
+
+
+BLOCK = {"d_model": 8, "kernel": 3}
+LABELS = {"kind": "classification", "labels": ["a", "b"]}
+REFUSED = [
+    (
+        {"model": {"kind": "quartznet", "size": "custom", "blocks": [BLOCK, {**BLOCK, "activation": "gelu"}]}},
+        r"`model.blocks\[1\].activation` must be 'relu' to be written for NeMo, as in the first block, but is 'gelu'",
+    ),
+    (
+        {"model": {"kind": "quartznet", "size": "custom", "blocks": [BLOCK, {**BLOCK, "norm_groups": 2}]}},
+        r"`model.blocks.norm_groups` must be alike in all blocks",
+    ),
+    (
+        {"model": {"kind": "quartznet", "size": "custom", "blocks": [{**BLOCK, "dilation": 2, "look_ahead": 0}]}},
+        r"future_context` must be -1 with a dilation",
+    ),
+    ({"task": LABELS}, r"`task.pooling` must be one of \['average_padded', 'max_padded'\], but is 'average' instead"),
+    (
+        {"features": {"kind": "mfcc", "num_mels": 20, "num_mfcc": 20}},
+        r"cannot be written: `features.edges` is 'utterance', for which NeMo's archives have no place",
+    ),
+    ({"features": {"kind": "given", "num_features": 8}}, r"`features.kind` must be one of \['log_mel', 'mfcc'\]"),
+    (
+        {"task": {"kind": "recognition", "tokenizer": {"kind": "bytes"}}},
+        r"`task.tokenizer.kind` must be characters, sentencepiece or wordpiece, but is 'bytes' instead",
+    ),
+]
+
+
+@pytest.mark.parametrize(("parts", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_has_no_place_is_refused_by_name(parts, message, tmp_path):
+    with pytest.raises((ConfigError, ArchiveError), match=message):
+        save_nemo(built(**parts), tmp_path / "one.nemo")
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_of_text_and_other_endings_are_refused(tmp_path):
+    from anemone.testing import tiny
+
+    with pytest.raises(ConfigError, match=r"`path` must be a file that ends in `.nemo`"):
+        save_nemo(built(), tmp_path / "one.tar")
+    with pytest.raises(ConfigError, match=r"NeMo's archives hold models of speech"):
+        save_nemo(tiny("language_modelling"), tmp_path / "one.nemo")
+
+
+def test_settings_of_training_that_have_no_place_are_told(tmp_path):
+    task = rebuild(
+        {
+            "task": {**LABELS, "pooling": "average_padded"},
+            "model": {"kind": "matchboxnet", "size": "3x1x64"},
+            "features": {"kind": "log_mel"},
+            "loss": {"kind": "cross_entropy", "smoothing": 0.1},
+        }
+    )
+    with pytest.warns(UserWarning, match=r"one.nemo` leaves out `loss.smoothing`: no place for them"):
+        save_nemo(task, tmp_path / "one.nemo")
+    assert written_out(task)["model"]["size"] == "custom"
+    assert anemone.load(tmp_path / "one.nemo").labels == ("a", "b")
+
+
+def test_a_window_of_ones_is_left_out(tmp_path):
+    task = built(features={"kind": "log_mel", "window": "none"}, model={"kind": "quartznet", "size": "tiny"})
+    with pytest.warns(UserWarning, match="leaves out"):
+        save_nemo(task, tmp_path / "one.nemo")
+    names = contents(tmp_path / "one.nemo")[1]
+    assert "preprocessor.featurizer.window" not in names and "preprocessor.featurizer.fb" in names
