@@ -3,7 +3,8 @@
     python recipes/telephone_prompts/prepare.py OUT [--langs en fr es it ru]
 
 Fetches the prompts by the names of their Debian packages (needs `apt-get` and `dpkg`) and writes OUT/LANG/audio/*.flac
-at 16 kHz and OUT/LANG/{train,dev,test}.jsonl. No text stands in two sets. Licences and caveats: README.md.
+at 16 kHz and OUT/LANG/{train,dev,test}.jsonl, and once more as written_{train,dev,test}.jsonl, whose texts keep
+capitals, punctuation and figures. No text stands in two sets. Licences and caveats: README.md.
 """
 
 import argparse
@@ -84,8 +85,9 @@ def prepare(lang: str, out: Path, cache: Path) -> dict[str, tuple[int, float]]:
     counts = {}
     for split in ("train", "dev", "test"):
         those = [row for name, row in found if name == split]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in those)
-        (out / lang / f"{split}.jsonl").write_text(text, encoding="utf-8")
+        for name, column in ((split, "text"), (f"written_{split}", "written")):
+            text = "".join(json.dumps(row | {"text": row[column]}, ensure_ascii=False) + "\n" for row in those)
+            (out / lang / f"{name}.jsonl").write_text(text, encoding="utf-8")
         counts[split] = len(those), round(sum(row["duration"] for row in those) / 60, 1)
     return counts
 
