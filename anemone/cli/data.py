@@ -17,6 +17,7 @@ VERBS = {
     "filter": "keep the rows of which a condition holds",
     "split": "divide a data set, such as into train and test",
     "shard": "write a data set as tars that are read by offset",
+    "label": "write what a model hears in recordings",
     "merge": "write several data sets as one",
     "speech-commands": "make manifests of Google's Speech Commands",
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 from anemone.config import EMPTY, load_class, must, of_kind
 from anemone.data.batch import Batch
 from anemone.data.reader import RowEncode, Target
-from anemone.decoding import DECODERS, Decoder
+from anemone.decoding import DECODERS, Decoder, Hypothesis
 from anemone.errors import DataError
 from anemone.features.prompts import PromptConfig, Prompted
 from anemone.features.text import TextConfig, Writing
@@ -254,6 +254,10 @@ class RecognitionTask(SpeechTask):
         if asked := [*slots, *(["language"] if language else [])]:
             raise DataError(f"the model is given no prompt, so nothing can be asked for by `{asked[0]}`.")
         return ()
+
+    def hypotheses(self, output: Any) -> list[Hypothesis]:
+        """Decodes what came out of the network: units, frames and score of each item."""
+        return self._decode(output)
 
     def transcripts(self, output: Any) -> list[Transcript]:
         """Reads what came out of the network: one transcript for each item."""
