@@ -34,8 +34,8 @@ def kept(x: Tensor, p: float) -> Tensor:
         x: of the shape and type that are wanted.
         p: share of zeros.
     """
-    dropped = round(p * STEPS)
+    dropped = min(round(p * STEPS), STEPS - 1)
     count = x.numel()
     draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
     keep = draws.view(torch.int16)[:count].view(x.shape) >= dropped - STEPS // 2
-    return keep.to(x.dtype).mul_(STEPS / (STEPS - dropped))
+    return torch.where(keep, STEPS / (STEPS - dropped), 0.0).to(x.dtype)

@@ -1,4 +1,4 @@
-"""Convolutions over time and frequency on (B, T, F, C), channels last: the layout that is quick on CPUs."""
+"""Convolutions over time and frequency, with channels last in memory: the layout that is quick on CPUs."""
 
 import torch
 import torch.nn.functional as F
@@ -38,21 +38,22 @@ class ImageConv(nn.Module):
         )
         self.bias = nn.Parameter(torch.empty(d_model).uniform_(-(fan**-0.5), fan**-0.5))
 
-    def forward(self, x: Hidden[Tensor, "B T F C={self.d_in}"]) -> Hidden[Tensor, "B T' F' D={self.d_model}"]:
+    def forward(self, x: Hidden[Tensor, "B C={self.d_in} T F"]) -> Hidden[Tensor, "B D={self.d_model} T' F'"]:
         """Returns every ``stride``-th step of the convolution.
 
         Args:
             x: image.
         """
         if self.kernel == 1:
-            return F.linear(x, self.weight[:, :, 0, 0], self.bias)
+            rows = x.permute(0, 2, 3, 1)  # (B, C, T, F) -> (B, T, F, C)
+            out = F.linear(rows.reshape(-1, self.d_in), self.weight[:, :, 0, 0], self.bias)
+            return out.view(*rows.shape[:3], self.d_model).permute(0, 3, 1, 2)
         before, after = self.pads
-        image = x.permute(0, 3, 1, 2)  # (B, T, F, C) -> (B, C, T, F), channels last
         if before != after:
-            image = F.pad(image, (before, after, before, after))
+            x = F.pad(x, (before, after, before, after))
         pad = before if before == after else 0
         weight = self.weight.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(image, weight, self.bias, self.stride, pad, groups=self.groups).permute(0, 2, 3, 1)
+        return F.conv2d(x, weight, self.bias, self.stride, pad, groups=self.groups)
 
     def extra_repr(self) -> str:
         """Settings, as `print(module)` shows them."""

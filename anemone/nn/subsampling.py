@@ -87,35 +87,36 @@ class ImageSubsampling(nn.Module):
             x: features.
             x_len: valid frames.
         """
-        y = x.unsqueeze(3)  # (B, T, F) -> (B, T, F, C = 1)
+        y = (x if whole(x_len, x.shape[1]) else x * keep_mask(x_len, x.shape[1])).unsqueeze(1)  # (B, C = 1, T, F)
         for stage in self.stages:
-            convs = [conv for conv in stage.children() if isinstance(conv, ImageConv)]
-            for conv in convs:
-                if conv.kernel > 1:
-                    y = masked(y, x_len)
+            for conv in [conv for conv in stage.children() if isinstance(conv, ImageConv)]:
                 y = conv(y)
                 if conv.stride > 1:
                     x_len = half(x_len, self.causal)
-                if conv is convs[-1] or self.pools:
-                    y = F.relu(y, inplace=True)
+                if conv.groups == 1:
+                    y = rectified(y, x_len)
             if self.pools:
-                image = masked(y, x_len).permute(0, 3, 1, 2)  # (B, T, F, C) -> (B, C, T, F)
-                y = F.max_pool2d(image, 2, ceil_mode=True).permute(0, 2, 3, 1)
+                y = F.max_pool2d(y, 2, ceil_mode=True)
                 x_len = half(x_len, False)
-        y = masked(y, x_len).transpose(2, 3).flatten(2)  # (B, T, F, C) -> (B, T, C F)
-        return Encoded(self.output(y), x_len)
+        return Encoded(self.output(y.transpose(1, 2).flatten(2)), x_len)  # (B, C, T, F) -> (B, T, C F)
 
 
-def masked(x: Tensor, x_len: Tensor) -> Tensor:
-    """Returns an image (B, T, F, C) with zeros beyond the lengths; itself where nothing is beyond, if that is known.
+def rectified(x: Tensor, x_len: Tensor) -> Tensor:
+    """Returns the ReLU of an image (B, C, T, F), zero beyond the lengths; written over the image.
+
+    Where the ReLU gives zero it hands no gradient on, so setting to zero before it needs none of its own.
 
     Args:
         x: image.
         x_len: valid frames.
     """
-    if whole(x_len, x.shape[1]):
-        return x
-    return x * keep_mask(x_len, x.shape[1]).unsqueeze(3)
+    if not whole(x_len, x.shape[2]):
+        keep = keep_mask(x_len, x.shape[2]).unsqueeze(1)  # (B, 1, T, 1)
+        if torch.compiler.is_compiling():
+            return F.relu(x * keep)
+        with torch.no_grad():
+            x.mul_(keep)
+    return F.relu(x, inplace=True)
 
 
 def whole(x_len: Tensor, num_frames: int) -> bool:
