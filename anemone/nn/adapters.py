@@ -8,7 +8,8 @@ says which count.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -171,9 +172,11 @@ def attach(
     free = re.fullmatch(r"[a-zA-Z]\w*", name) is not None and name not in dir(Adapters)
     must(free, "name", "a word of letters, digits and underscores", value=name)
     found: dict[str, nn.Module] = {}
+    counts = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
+    tied = {number for number, count in counts.items() if count > 1}
     for pattern in targets:
         fit = {n: m for n, m in network.named_modules() if n and not _inner(n) and fitting(n, [pattern])}
-        fit = {n: m for whole, part in fit.items() for n, m in _layers(whole, part)} if layers else fit
+        fit = {n: m for whole, part in fit.items() for n, m in _layers(whole, part, tied)} if layers else fit
         names = [n for n, _ in network.named_modules() if n and not _inner(n)]
         must(
             bool(fit),
@@ -211,14 +214,14 @@ def _inner(name: str) -> bool:
     return HOLDER in name.split(".")
 
 
-def _layers(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The layers within a module that `LowRank` can change, or the module itself."""
+def _layers(name: str, module: nn.Module, tied: Collection[int]) -> Iterator[tuple[str, nn.Module]]:
+    """The layers within a module that `LowRank` can change, but for those of tied weights; or the module itself."""
     if isinstance(module, nn.Linear | nn.Conv1d | nn.Embedding):
         yield name, module
         return
     for inner, layer in module.named_modules():
         plain = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv1d) and _changeable(layer))
-        if plain and not _inner(inner):
+        if plain and not _inner(inner) and id(layer.weight) not in tied:
             yield f"{name}.{inner}", layer
 
 

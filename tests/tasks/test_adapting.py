@@ -8,6 +8,7 @@ from torch import nn
 
 import anemone
 from anemone import tasks
+from anemone.data.batch import Batch
 from anemone.errors import ArchiveError, ConfigError
 from anemone.nn.adapters import HOLDER
 from anemone.tasks.adapting import (
@@ -21,7 +22,7 @@ from anemone.tasks.adapting import (
     remove,
     switch,
 )
-from anemone.testing import speech, tiny
+from anemone.testing import LETTERS, SMALL_NET, speech, tiny
 
 LORA = LoraConfig(targets=("encoder.blocks.*", "head"), rank=2, alpha=4.0)
 DEEP = BottleneckConfig(targets=("encoder.blocks.*",), d=4)
@@ -160,3 +161,28 @@ def test_a_copy_of_an_adapted_task_is_its_own(base):
     twin = copy.deepcopy(task)
     randomise(twin, seed=3)
     assert not torch.equal(scores(task), scores(twin))
+
+
+CONFORMER = {"kind": "conformer", "size": "custom", "d_model": 16, "num_layers": 1, "num_heads": 2, "kernel": 5}
+NETS = {
+    "quartznet": (SMALL_NET, {"kind": "hybrid", "d_joint": 8, "predictor": {"kind": "lstm", "d_model": 8}}),
+    "conformer": (CONFORMER, {"kind": "attention", "d_model": 16}),
+}
+NETS["conformer"][1]["decoder"] = {"num_layers": 1, "num_heads": 2, "d_hidden": 16}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_layer_that_is_changed_is_one_that_computes(name):
+    """A layer whose weight was read beside its forward would leave its adapter without a gradient."""
+    model, head = NETS[name]
+    task = {"kind": "recognition", "tokenizer": {"kind": "characters", "characters": list(LETTERS)}, "head": head}
+    task |= {"prompt": {"format": "canary", "grow": True}} if head["kind"] == "attention" else {}
+    made = tasks.rebuild({"task": task, "model": model, "features": {"kind": "log_mel", "num_mels": 32}})
+    attach(made, AdaptersConfig(lora=LoraConfig(targets=("encoder", "head"), rank=2)))
+    randomise(made)
+    texts = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([3, 3])
+    audio = torch.randn(2, 16_000), torch.tensor([16_000, 12_000])
+    batch = Batch(*audio, *texts, torch.arange(2), rate=16_000, prompt_len=torch.zeros(2, dtype=torch.int64))
+    made.loss(batch)[0].backward()
+    hung = {n: p.grad for n, p in made.network.named_parameters() if HOLDER in n.split(".")}
+    assert len(hung) > 10 and not [n for n, gradient in hung.items() if gradient is None]
