@@ -13,7 +13,17 @@ from torch import Tensor
 
 from anemone.checkpoint.archive import NEMO_CONFIG, Archive
 from anemone.checkpoint.names import attention, conformer, features, heads, quartznet, transducer
-from anemone.checkpoint.names.rules import Encoder, Model, Purpose, look_up, target, translate, translate_part
+from anemone.checkpoint.names.rules import (
+    Encoder,
+    Model,
+    Purpose,
+    Rule,
+    Table,
+    look_up,
+    target,
+    translate,
+    translate_part,
+)
 from anemone.checkpoint.safe import load_tensors, load_tree, open_members
 from anemone.config import Tree
 from anemone.errors import ArchiveError
@@ -37,6 +47,8 @@ ENCODER_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {  # our kind of mo
 }
 # our kind of head -> the same, of the task's settings
 HEAD_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {**heads.HEADS, **attention.HEADS, **transducer.HEADS}
+TAPPED = ("conformer", "fastconformer")  # our kinds of model that give states of inner layers
+INNER: Table = {"loss_weights": Rule("shares", None, list), "apply_at_layers": Rule("layers", None, list)}
 RECOMPUTED = ("preprocessor.", *attention.RECOMPUTED)  # what follows from the settings
 SQUEEZED = (
     "pointwise.weight",
@@ -81,7 +93,26 @@ def _settings(config: Tree) -> tuple[Purpose, Tree, Tree]:
         feature["spec_augment"] = translate_part(config, "spec_augment", features.AUGMENTATIONS)
     settings = translate(config["encoder"], encoder.table, "encoder")
     purpose = whole.purpose(config)
-    return purpose, encoder.model(settings, config, purpose.tree["task"]["kind"]), feature
+    model = encoder.model(settings, config, purpose.tree["task"]["kind"])
+    if (config.get("interctc") or {}).get("loss_weights"):
+        _add_inner(config["interctc"], model, purpose.tree["loss"])
+    return purpose, model, feature
+
+
+def _add_inner(interctc: Any, model: Tree, loss: Tree) -> None:
+    """Adds the layers whose states CTC reads too to our settings of the model, and their shares to those of the loss.
+
+    Raises:
+        ArchiveError: they are not numbers of layers with their shares, or model or loss have none here.
+    """
+    found = translate(interctc, INNER, "interctc")
+    if model["kind"] not in TAPPED or loss["kind"] not in ("ctc", "hybrid"):
+        raise ArchiveError(f"`interctc` cannot be read for a {model['kind']} with the loss {loss['kind']}.")
+    if len(found["layers"]) != len(found["shares"]) or len(set(found["layers"])) != len(found["layers"]):
+        raise ArchiveError(f"`interctc` must have a weight for each of its layers, but is {interctc!r} instead.")
+    pairs = sorted(zip(found["layers"], found["shares"], strict=True))
+    model["tap_layers"] = [layer for layer, _ in pairs]
+    loss["intermediate_weights"] = [share for _, share in pairs]
 
 
 def _targets(tree: Any, where: str = "") -> Iterator[tuple[str, Any]]:
