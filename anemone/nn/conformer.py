@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from anemone.nn.depthwise import depthwise_conv
 from anemone.nn.dropout import dropout
-from anemone.nn.relative import SelfAttention
+from anemone.nn.relative import LocalAttention, SelfAttention
 from anemone.types import Bias, Hidden, KeepMask
 
 Norm = Literal["batch", "layer", "group", "instance", "affine"]
@@ -197,11 +197,12 @@ class ConformerLayer(nn.Module):
         Args:
             x: states.
             keep: which frames are valid; all by default.
-            mask: what the attention takes: added to its scores, or which frames are valid.
+            mask: added to the scores of attention, but for local attention, which takes ``keep``.
             positions: vectors of distances, where the attention takes them.
         """
         x = self.add(x, self.ff1(self.ff1_norm(x)), 0.5)
-        seen = (mask,) if positions is None else (mask, positions)
+        sees = keep if isinstance(self.attention, LocalAttention) else mask
+        seen = (sees,) if positions is None else (sees, positions)
         x = self.add(x, self.attention(self.attention_norm(x), *seen))
         x = self.add(x, self.conv(self.conv_norm(x), keep))
         x = self.add(x, self.ff2(self.ff2_norm(x)), 0.5)

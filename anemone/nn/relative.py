@@ -249,7 +249,7 @@ class LocalAttention(RelativeAttention):
     def forward(
         self,
         x: Hidden[Tensor, "B T D={self.d_model}"],
-        keep: KeepMask[Tensor, "B T"] | None = None,
+        keep: KeepMask[Tensor, "B T C=1"] | None = None,
         positions: Hidden[Tensor, "P D={self.d_model}"] | None = None,
     ) -> Hidden[Tensor, "B T D={self.d_model}"]:
         """Returns what each frame reads of those in its window, and of global ones.
@@ -262,7 +262,7 @@ class LocalAttention(RelativeAttention):
         if positions is None:
             positions = self.columns(x.device)
         frames, w = x.shape[1], self.block
-        keep = x.new_ones(x.shape[:2], dtype=torch.bool) if keep is None else keep
+        keep = x.new_ones(x.shape[:2], dtype=torch.bool) if keep is None else keep.squeeze(2)
         num_blocks = (frames + w - 1) // w
         right = num_blocks * w - frames
         query, key, value = (self.split(f(x)) for f in (self.query, self.key, self.value))  # (B, T, H, K)

@@ -36,7 +36,7 @@ SMALL = {  # kind -> settings of a net that is quick to test
     },
 }
 STRIDES = {"quartznet": 2, "matchboxnet": 1, "citrinet": 4, "jasper": 2}
-ELSEWHERE = {"wav2vec2", "whisper"}  # they take a waveform, or as many frames as they know: each has a test file
+ELSEWHERE = {"wav2vec2", "whisper", "conformer", "fastconformer"}  # other inputs, or more kinds: each has a test file
 CONVOLUTIONAL = [kind for kind, settings in SMALL.items() if "blocks" in settings]
 BINS = 20
 

@@ -13,8 +13,8 @@ sub-sampling; see `anemone.models.speech.fastconformer`.
 """
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -296,6 +296,14 @@ class ConformerConfig:
         given = {name: getattr(self, name) for name in ("num_layers", "d_model", "num_heads", "kernel", "scaled")}
         return named._replace(**{name: value for name, value in given.items() if value is not None})
 
+    def written_out(self) -> Self:
+        """Returns the same model as a custom size."""
+        shape = self.shape
+        sample = replace(self.subsampling, channels=self.subsampling.channels or shape.channels or None)
+        own = shape._asdict()
+        own.pop("channels")
+        return replace(self, size="custom", subsampling=sample, **own)
+
     def build(self, num_features: int) -> "Conformer":
         """Returns an encoder of ``num_features`` feature bins."""
         return (TappedConformer if self.tap_layers else Conformer)(num_features, self)
@@ -308,7 +316,7 @@ class Scene(NamedTuple):
     """(B, T, 1), True on valid frames; None where all are."""
 
     mask: Tensor | None
-    """Added to scores, or valid frames (B, T) for local attention; None where every frame sees all."""
+    """Added to scores; None where every frame sees all, and for local attention."""
 
     positions: Tensor | None
     """Vectors of distances."""
@@ -473,7 +481,7 @@ class Conformer(nn.Module):
             attention = self.layers[0].attention
             assert isinstance(attention, LocalAttention)
             positions = attention.columns(x.device).to(x.dtype)
-            mask = None if keep is None else keep.squeeze(2)
+            mask = None
         else:
             positions = distances(frames, self.width, x.device).to(x.dtype)
             seen = None if keep is None else keep.transpose(1, 2)  # (B, 1, T)

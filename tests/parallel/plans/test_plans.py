@@ -4,6 +4,7 @@ from torch import nn
 
 from anemone.config import load_class
 from anemone.models.speech.citrinet import CitrinetConfig
+from anemone.models.speech.conformer import AttentionConfig, ConformerConfig, ReductionConfig, SubsamplingConfig
 from anemone.models.speech.jasper import JasperConfig
 from anemone.models.speech.matchboxnet import MatchboxNetConfig
 from anemone.models.speech.quartznet import QuartzNetConfig
@@ -16,6 +17,13 @@ from anemone.parallel.tensor import STYLES
 NETWORKS = {
     "Llama": lambda: LlamaConfig(size="tiny").build(64),
     "mixture": lambda: LlamaConfig(size="mixtral_tiny").build(64),
+    "Conformer": lambda: ConformerConfig(size="small", d_out=64).build(num_features=8),
+    "local": lambda: ConformerConfig(
+        size="small",
+        subsampling=SubsamplingConfig(kind="none", factor=1),
+        attention=AttentionConfig(positions="local", contexts=((8, 8),), num_global=1, global_separate=True),
+        reduction=ReductionConfig(kind="striding"),
+    ).build(num_features=8),
     "QuartzNet": lambda: QuartzNetConfig(size="tiny").build(num_features=8),
     "MatchboxNet": lambda: MatchboxNetConfig(size="3x1x64").build(num_features=8),
     "Citrinet": lambda: CitrinetConfig(size="tiny").build(num_features=8),
