@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from anemone.checkpoint.archive import NEMO_CONFIG, Archive, PlainDumper
-from anemone.checkpoint.names import features, heads, quartznet
+from anemone.checkpoint.names import features, heads, quartznet, written
 from anemone.checkpoint.names.rules import Sizes, Written
 from anemone.checkpoint.nemo import SQUEEZED, WEIGHTS, head_kind, tensor_names
 from anemone.config import Tree
@@ -28,9 +28,13 @@ ENCODERS: dict[str, Callable[[Tree, Sizes], Tree]] = {  # our kind of model -> N
     "matchboxnet": quartznet.their_model,
     "citrinet": quartznet.their_model,
     "jasper": quartznet.their_model,
+    "conformer": written.their_conformer,
+    "fastconformer": written.their_conformer,
 }
 HEADS: dict[str, Callable[[Tree, Mapping[str, bytes], Sizes], Written]] = {  # our kind of head -> the same, of the task
     "ctc": heads.their_recognition,
+    "transducer": written.their_transducer,
+    "hybrid": written.their_transducer,
     "classification": heads.their_classification,
 }
 

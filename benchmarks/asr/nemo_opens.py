@@ -130,13 +130,12 @@ def opened(path: Path) -> dict[str, Any]:
         given: dict[str, Any] = {"encoded": (encoded, encoded_len)}
         decoder = getattr(model, "ctc_decoder", model.decoder)
         if "scores" in ours:
-            given["scores"] = (decoder(encoder_output=encoded), None)
+            given["scores"] = (decoder(encoder_output=encoded), encoded_len)
     worst = 0.0
     for name, (theirs, lens) in given.items():
-        for b in range(2):
-            n = int(lens[b]) if lens is not None and name == "encoded" else None
+        for b, n in enumerate(lens.tolist()):
             mine, other = torch.from_numpy(ours[name])[b], theirs[b]
-            mine, other = (mine[:, :n], other[:, :n]) if n else (mine, other)
+            mine, other = (mine[:, :n], other[:, :n]) if name == "encoded" else (mine[:n], other[:n])
             worst = max(worst, float((mine - other).abs().max()))
     clips = [x[:n].numpy() for x, n in zip(signal, signal_len, strict=True)]
     if hasattr(model, "decoding"):

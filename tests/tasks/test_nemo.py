@@ -99,6 +99,46 @@ def test_what_has_no_place_is_refused_by_name(parts, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+CONFORMER = {"kind": "conformer", "size": "custom", "num_layers": 1, "d_model": 16, "num_heads": 2, "kernel": 5}
+FAST = {**CONFORMER, "kind": "fastconformer", "subsampling": {"kind": "dw_striding", "factor": 8, "channels": 8}}
+TRANSDUCER = {"kind": "transducer", "predictor": {"kind": "lstm", "d_model": 12}, "d_joint": 10}
+WRITTEN = {
+    "conformer": (CONFORMER, {"kind": "ctc"}),
+    "options": (
+        {**CONFORMER, "d_out": 24, "bias": False, "norm": "layer", "kernel_past": 4, "scaled": False}
+        | {
+            "reduction": {"kind": "striding", "after": 0},
+            "attention": {"contexts": [[4, 1], [-1, 1]], "chunked": True},
+        },
+        {"kind": "ctc"},
+    ),
+    "absolute": ({**CONFORMER, "attention": {"positions": "absolute"}}, {"kind": "ctc"}),
+    "local": (
+        {**FAST, "nemo": True, "attention": {"positions": "local", "contexts": [[8, 8]], "num_global": 1}},
+        {"kind": "ctc"},
+    ),
+    "fastconformer": (FAST, {"kind": "ctc"}),
+    "rnnt": (FAST, TRANSDUCER),
+    "stateless": (FAST, {**TRANSDUCER, "predictor": {"kind": "stateless", "d_model": 12, "context": 2}}),
+    "tdt": (FAST, {**TRANSDUCER, "durations": [0, 1, 2]}),
+    "multi_blank": (CONFORMER, {**TRANSDUCER, "big_blanks": [2, 4]}),
+    "hybrid": (FAST, {**TRANSDUCER, "kind": "hybrid"}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*leaves out `loss.transducer`")
+@pytest.mark.parametrize("name", WRITTEN)
+def test_conformers_and_transducers_come_back(name, tmp_path):
+    model, head = WRITTEN[name]
+    characters = {"kind": "characters", "characters": list("abc"), "lowercase": True, "unknown": "drop"}
+    task = built(model, task={"kind": "recognition", "tokenizer": characters, "head": head})
+    save_nemo(task, tmp_path / "one.nemo")
+    back = anemone.load(tmp_path / "one.nemo")
+    assert same(back.network.state_dict(), task.network.state_dict())
+    save_nemo(back, tmp_path / "two.nemo")
+    assert (tmp_path / "two.nemo").read_bytes() == (tmp_path / "one.nemo").read_bytes()
+
+
 def test_models_of_text_and_other_endings_are_refused(tmp_path):
     from anemone.testing import tiny
 
