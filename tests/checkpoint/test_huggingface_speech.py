@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 import anemone
 from anemone.checkpoint.archive import read_archive
 from anemone.checkpoint.names import wav2vec2, whisper
+from anemone.data.batch import Batch
+from anemone.data.reader import Target
 from anemone.errors import ArchiveError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "huggingface"
@@ -346,3 +348,36 @@ def test_whisper_hears_no_more_than_its_half_minute():
 def test_what_cannot_be_had_of_whisper_is_refused_by_name(changed, file, settings, message):
     with pytest.raises(ArchiveError, match=message):
         anemone.load(changed("whisper", file, **settings))
+
+
+# --- learning on ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("wav2vec2_lv60", "tone and noise"), ("whisper", "the noise"), ("parakeet_tdt", "the tone")]
+)
+def test_it_learns_on_from_there(name, text):
+    """The task's own loss, from what the task makes of a row, falls; what is not to be trained stays."""
+    torch.manual_seed(1)
+    task = anemone.load(GOLDEN / name).eval()
+    row = {"lang": "en"} if name == "whisper" else {}
+    target = task.encode.of(text, row) if name == "whisper" else Target(task.encode(text), 0)
+    audio, audio_len = batch(recordings()[:2])
+    targets = torch.tensor([target.tokens] * 2)
+    made = Batch(
+        audio=audio,
+        audio_len=audio_len,
+        targets=targets,
+        target_len=torch.full((2,), targets.shape[1]),
+        rows=torch.arange(2),
+        prompt_len=torch.full((2,), target.prompt_len),
+    )
+    optimizer = torch.optim.Adam((p for p in task.parameters() if p.requires_grad), lr=0.003)
+    losses = []
+    for _ in range(12):
+        total, count = task.loss(made)
+        optimizer.zero_grad()
+        (total / count).backward()
+        optimizer.step()
+        losses.append(float(total.detach() / count))
+    assert losses[-1] < 0.8 * losses[0]
