@@ -200,6 +200,8 @@ class Prompted:
         self.marks = {piece: i for i, piece in enumerate(self.pieces) if MARK.fullmatch(piece) or piece in added}
         """Mark -> its number."""
         self._silent = set(self.marks.values())
+        switches = {mark for name, slot in config.slots.items() for mark in slot.words if "lang" not in name}
+        self._languages = [mark for mark in self.marks if LANGUAGE.fullmatch(mark) and mark not in switches]
         self.end = self.marks[config.end] if config.end else None
         columns = [column for name, slot in config.slots.items() for column in slot.columns or (name,)]
         self.columns = tuple(dict.fromkeys([*columns, *(config.language or ())]))
@@ -242,7 +244,7 @@ class Prompted:
 
     def language_of(self, ids: Sequence[int]) -> str | None:
         """Returns the language that a mark among the units says, else that of most of them; None if neither is told."""
-        tags = (self.pieces[number][2:-2] for number in ids if LANGUAGE.fullmatch(self.pieces[number]))
+        tags = (self.pieces[number][2:-2] for number in ids if self.pieces[number] in self._languages)
         text = [number for number in ids if number not in self._silent]
         by_units = self.tokenizer.language_of(text) if isinstance(self.tokenizer, Aggregate) else None
         return next(tags, by_units)
@@ -292,7 +294,7 @@ class Prompted:
     def _mark(self, name: str, values: Mapping[str, Any]) -> str:
         """The mark that fills a slot."""
         value, words = self._value(name, values), self.config.slots[name].words
-        choices = [mark for mark in self.marks if (mark in words if words else LANGUAGE.fullmatch(mark))]
+        choices = [mark for mark in self.marks if mark in words] if words else self._languages
         found = (mark for mark in choices if value == mark or value.lower() in words.get(mark, (mark[2:-2].lower(),)))
         if mark := next(found, None):
             return mark

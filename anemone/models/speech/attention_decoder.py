@@ -75,23 +75,6 @@ class TransformerConfig:
         return Transformer(self, d_model, memory=memory)
 
 
-class HeadShape(NamedTuple):
-    """Width, layers of the decoder, and width inside its feed-forward networks."""
-
-    d_model: int
-    num_layers: int
-    d_hidden: int
-    num_heads: int = 8
-
-
-SIZES = {
-    "tiny": HeadShape(96, 2, 384, 4),
-    "small": HeadShape(256, 4, 1024, 4),
-    "canary_flash": HeadShape(1024, 4, 4096),
-    "canary_1b": HeadShape(1024, 24, 4096),
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class AttentionHeadConfig:
     """A Transformer decoder over the states of the encoder; defaults are those of Canary 1B."""
