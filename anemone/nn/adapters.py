@@ -154,7 +154,7 @@ def first_value(name: str, shape: torch.Size, generator: torch.Generator | None 
 
 
 def attach(
-    network: nn.Module, name: str, targets: Sequence[str], make: Callable[[nn.Module], nn.Module], *, layers: bool
+    network: nn.Module, name: str, targets: Sequence[str], *, make: Callable[[nn.Module], nn.Module], layers: bool
 ) -> list[str]:
     """Hangs new adapters on modules and switches them on; returns the names of the modules.
 

@@ -126,9 +126,11 @@ def attach(task: "Task", config: AdaptersConfig, path: str = "adapt") -> None:
     try:
         if lora := config.lora:
             make = partial(LowRank, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
-            hung.attach(task.network, config.name, lora.targets, make, layers=True)
+            hung.attach(task.network, config.name, lora.targets, make=make, layers=True)
         if bottleneck := config.adapters:
-            hung.attach(task.network, config.name, bottleneck.targets, partial(_bottleneck, bottleneck), layers=False)
+            hung.attach(
+                task.network, config.name, bottleneck.targets, make=partial(_bottleneck, bottleneck), layers=False
+            )
     except ConfigError as error:
         group = (
             "" if error.path == "name" else ".adapters" if config.adapters and _lora_is_on(task, config) else ".lora"

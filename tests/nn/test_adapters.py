@@ -34,7 +34,7 @@ LORA = partial(LowRank, rank=3, alpha=6.0)
 def net(*targets: str, name: str = "new", random: bool = True) -> Net:
     torch.manual_seed(0)
     made = Net().eval()
-    attach(made, name, targets, LORA, layers=True)
+    attach(made, name, targets, make=LORA, layers=True)
     if random:
         randomise(made)
     return made
@@ -62,7 +62,7 @@ def test_new_adapters_change_nothing():
     torch.manual_seed(0)
     plain = Net().eval()
     before = plain(TOKENS)
-    attach(plain, "new", ["*"], LORA, layers=True)
+    attach(plain, "new", ["*"], make=LORA, layers=True)
     assert torch.equal(plain(TOKENS), before)
 
 
@@ -77,7 +77,7 @@ def test_a_bottleneck_starts_as_nothing_and_then_adds_to_the_first_output():
             return self.inner(x), x_len
 
     network = nn.ModuleDict({"pair": Pair()})
-    attach(network, "deep", ["pair"], lambda module: Bottleneck(4, d=2), layers=False)
+    attach(network, "deep", ["pair"], make=lambda module: Bottleneck(4, d=2), layers=False)
     x, x_len = torch.randn(2, 3, 4), torch.tensor([3, 2])
     y, y_len = network["pair"](x=x, x_len=x_len)
     assert torch.equal(y, network["pair"].inner(x)) and torch.equal(y_len, x_len)
@@ -92,7 +92,7 @@ def test_several_adapters_are_switched_and_taken_away():
     base = copy.deepcopy(network)
     detach(base, "one")
     assert base.state_dict().keys() == Net().state_dict().keys()
-    attach(network, "two", ["linear", "conv"], LORA, layers=True)
+    attach(network, "two", ["linear", "conv"], make=LORA, layers=True)
     randomise(network)
     out = {}
     for names in ((), ("one",), ("two",), ("one", "two")):
@@ -117,7 +117,7 @@ def test_a_copy_hangs_on_its_own_adapters():
 def test_dropout_is_of_the_inputs_of_the_change_alone():
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Linear(64, 64))
-    attach(layer, "new", ["0"], partial(LowRank, rank=4, alpha=4.0, dropout=0.5), layers=True)
+    attach(layer, "new", ["0"], make=partial(LowRank, rank=4, alpha=4.0, dropout=0.5), layers=True)
     x = torch.randn(5, 64)
     before = nn.functional.linear(x, layer[0].weight, layer[0].bias)
     assert torch.equal(layer(x), before)
@@ -128,7 +128,7 @@ def test_dropout_is_of_the_inputs_of_the_change_alone():
 
 def test_a_container_stands_for_the_layers_in_it():
     network = nn.Sequential(Net(), nn.LSTM(4, 4))
-    found = attach(network, "new", ["0"], LORA, layers=True)
+    found = attach(network, "new", ["0"], make=LORA, layers=True)
     assert found == ["0.linear", "0.conv", "0.full"]
 
 
@@ -153,14 +153,14 @@ def test_it_compiles_whole_and_exports():
 )
 def test_what_cannot_be_changed_is_refused(make, targets, message):
     with pytest.raises(ConfigError, match=message):
-        attach(make(), "new", targets, LORA, layers=True)
+        attach(make(), "new", targets, make=LORA, layers=True)
 
 
 def test_tied_weights_are_refused():
     network = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
     network["b"].weight = network["a"].weight
     with pytest.raises(ConfigError, match=r"without tied weights, as a\.weight, b\.weight"):
-        attach(network, "new", ["a"], LORA, layers=True)
+        attach(network, "new", ["a"], make=LORA, layers=True)
 
 
 def test_patterns_go_by_the_parts_of_names():
