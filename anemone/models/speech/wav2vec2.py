@@ -351,16 +351,20 @@ class Wav2Vec2(nn.Module):
     def _hide(self, x: Tensor, x_len: Tensor, mask: Tensor) -> Tensor:
         """Puts the learned vector in place of stretches of time, and zero in place of bands of channels."""
         config = self.config
-        hidden = stretches(x_len, x.shape[1], config.p_time_mask, config.time_mask_width, config.min_time_masks)
+        hidden = stretches(
+            x_len, x.shape[1], config.p_time_mask, width=config.time_mask_width, least=config.min_time_masks
+        )
         x = torch.where(hidden[:, :, None], mask.to(x.dtype), x)
         if config.p_channel_mask:
             whole = torch.full_like(x_len, self.d_model)
             width, least = config.channel_mask_width, config.min_channel_masks
-            x = x.masked_fill(stretches(whole, self.d_model, config.p_channel_mask, width, least)[:, None], 0.0)
+            x = x.masked_fill(
+                stretches(whole, self.d_model, config.p_channel_mask, width=width, least=least)[:, None], 0.0
+            )
         return x
 
 
-def stretches(x_len: Tensor, size: int, share: float, width: int, least: int) -> Tensor:
+def stretches(x_len: Tensor, size: int, share: float, *, width: int, least: int) -> Tensor:
     """Draws stretches of ``width`` places: (B, size) bool, True in a stretch.
 
     An item has ``share * length / width`` of them, rounded up or down by chance, but no fewer than ``least``; they

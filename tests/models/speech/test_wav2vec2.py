@@ -96,11 +96,11 @@ def test_masks_and_layers_that_are_left_out_compile_too():
 
 def test_masks_hide_as_much_as_they_should():
     torch.manual_seed(1)
-    hidden = stretches(torch.tensor([1000, 500, 8]), 1000, 0.5, 10, 2)
+    hidden = stretches(torch.tensor([1000, 500, 8]), 1000, 0.5, width=10, least=2)
     assert 0.3 < hidden[0].float().mean() < 0.5  # they overlap
     assert not hidden[1, 500:].any() and hidden[1].sum() > 100
     assert not hidden[2].any()  # there is no room for one
-    assert stretches(torch.tensor([100]), 100, 1e-6, 10, 2).sum() > 10  # the least number
+    assert stretches(torch.tensor([100]), 100, 1e-6, width=10, least=2).sum() > 10  # the least number
 
 
 def test_training_sees_another_waveform_and_evaluation_does_not():
