@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
+
+from anemone.training.experiment import train
+from anemone.training.settings import experiment
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -72,3 +76,14 @@ def test_one_speaker_trains_alone_and_in_rows_and_the_other_is_held_out(prepare,
         names = row["text"].split()
         assert row["duration"] == pytest.approx(sum(alone[name] for name in names) + 0.05 * (len(names) - 1), abs=1e-3)
         assert soundfile.info(tmp_path / "out" / row["audio_filepath"]).duration == pytest.approx(row["duration"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_syllables_can_be_fetched_and_a_run_scores_the_speaker_held_out(tmp_path, monkeypatch):
+    """Needs apt-get and dpkg; some minutes."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, RECIPES / "mandarin_syllables/prepare.py", "data/mandarin_syllables"], check=True)
+    settings = ["trainer.max_epochs=2", "run.progress=none"]
+    result = train(experiment("mandarin_syllables_fastconformer_ctc", settings))
+    assert result.metrics["test/utterances"] == 1042 and result.metrics["test/cer"] < 1
