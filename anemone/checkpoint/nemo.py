@@ -93,6 +93,9 @@ def _settings(config: Tree) -> tuple[Purpose, Tree, Tree]:
         feature["spec_augment"] = translate_part(config, "spec_augment", features.AUGMENTATIONS)
     settings = translate(config["encoder"], encoder.table, "encoder")
     purpose = whole.purpose(config)
+    task = purpose.tree["task"]
+    if task.get("tokenizer", {}).get("kind") == "aggregate":  # the column of the language says which tokenizer cuts
+        task.setdefault("prompt", {"format": "language"})
     model = encoder.model(settings, config, purpose.tree["task"]["kind"])
     if (config.get("interctc") or {}).get("loss_weights"):
         _add_inner(config["interctc"], model, purpose.tree["loss"])
