@@ -87,7 +87,8 @@ class ImageSubsampling(nn.Module):
             x: features.
             x_len: valid frames.
         """
-        y = (x if whole(x_len, x.shape[1]) else x * keep_mask(x_len, x.shape[1])).unsqueeze(1)  # (B, C = 1, T, F)
+        y = x if whole(x_len, x.shape[1]) else x * keep_mask(x_len, x.shape[1])
+        y = y.unsqueeze(3).permute(0, 3, 1, 2)  # (B, T, F) -> (B, C = 1, T, F), by its strides channels last
         for stage in self.stages:
             for conv in [conv for conv in stage.children() if isinstance(conv, ImageConv)]:
                 y = conv(y)
