@@ -28,6 +28,7 @@ from anemone.tasks.task import Task
 TASKS = {
     "classification": "anemone.tasks.classification:ClassificationConfig",
     "language_modelling": "anemone.tasks.language_modelling:LanguageModellingConfig",
+    "pretraining": "anemone.tasks.pretraining:PretrainingConfig",
     "recognition": "anemone.tasks.recognition:RecognitionConfig",
 }
 

@@ -338,6 +338,8 @@ class Conformer(nn.Module):
 
     def __init__(self, num_features: int, config: ConformerConfig) -> None:
         super().__init__()
+        again = config.reduction.factor if config.reduction else 1
+        self.stride = config.subsampling.factor * again
         shape = config.shape
         self.num_features, self.width, self.config, self.context = num_features, shape.d_model, config, 0
         self.d_model = config.d_out or shape.d_model
