@@ -15,6 +15,14 @@ class Encoded(NamedTuple):
     x_len: Frames[Tensor, "B"]
 
 
+class Tapped(NamedTuple):
+    """States of an encoder of width ``d_model``, valid frames, and the states of some inner layers, in order."""
+
+    x: Acoustic[Tensor, "B T' D={self.d_model}"]
+    x_len: Frames[Tensor, "B"]
+    inner: Acoustic[Tensor, "C={self.num_taps} B T' D={self.d_model}"]
+
+
 def keep_mask(x_len: Tensor, num_frames: int) -> Tensor:
     """Returns (B, T, 1) bool, True on the valid frames.
 

@@ -232,3 +232,32 @@ def subsampling(
     found: Convolutional = next(name for name in get_args(Convolutional) if name == kind)
     cls = FrameSubsampling if found.endswith("conv1d") else ImageSubsampling
     return cls(num_features, d_model, kind=found, factor=factor, channels=channels, causal=causal)
+
+
+class Reduction(nn.Module):
+    """A second sub-sampling, of states.
+
+    Args:
+        d_model: width.
+        kind: "pooling" or "striding".
+        factor: frames that become one, a power of 2.
+    """
+
+    def __init__(self, d_model: int, kind: str, factor: int) -> None:
+        super().__init__()
+        self.d_model, self.factor = d_model, factor
+        self.convs = None
+        if kind == "striding":
+            self.convs = subsampling(d_model, d_model, kind=kind, factor=factor, channels=d_model, causal=False)
+
+    def forward(self, x: Hidden[Tensor, "B T D={self.d_model}"], x_len: Frames[Tensor, "B"]) -> Encoded:
+        """Returns a frame for every ``factor`` frames.
+
+        Args:
+            x: states.
+            x_len: valid frames.
+        """
+        if self.convs is not None:
+            out: Encoded = self.convs(x, x_len)
+            return out
+        return Encoded(F.max_pool1d(x.transpose(1, 2), self.factor).transpose(1, 2), x_len // self.factor)

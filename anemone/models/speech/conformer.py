@@ -18,12 +18,20 @@ from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from anemone.config import must
+from anemone.models.speech.conformer_config import (
+    AttentionConfig,
+    ReductionConfig,
+    Size,
+    SubsamplingConfig,
+    check_count,
+    check_share,
+)
 from anemone.nn.conformer import ConformerLayer, ConvNorm
+from anemone.nn.context import in_context
 from anemone.nn.dropout import dropout
-from anemone.nn.encoded import Encoded, keep_mask
+from anemone.nn.encoded import Encoded, Tapped, keep_mask
 from anemone.nn.relative import (
     LocalAttention,
     RelativeAttention,
@@ -33,145 +41,8 @@ from anemone.nn.relative import (
     new_biases,
     sinusoids,
 )
-from anemone.nn.subsampling import subsampling, whole
-from anemone.types import Acoustic, Features, Frames, Hidden
-
-MOST = 65_536
-EVERY = 1 << 20  # frames, as many as a context without an end has
-
-
-def check_share(name: str, value: float) -> None:
-    """Raises unless a share is at least 0 and below 1.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    must(0 <= value < 1, name, "at least 0 and below 1", value=value)
-
-
-def check_count(name: str, value: int, least: int = 1) -> None:
-    """Raises unless a number is one that a network can have.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    must(least <= value <= MOST, name, f"in {least}..{MOST}", value=value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubsamplingConfig:
-    """How many frames of features become one, and by what; see `anemone.nn.subsampling`."""
-
-    kind: Literal[
-        "striding",
-        "dw_striding",
-        "vggnet",
-        "striding_conv1d",
-        "dw_striding_conv1d",
-        "stacking",
-        "stacking_norm",
-        "none",
-    ] = "striding"
-    """By what; "none" is one matrix."""
-
-    factor: int = 4
-    """Frames that become one; a power of 2, but for stacking."""
-
-    channels: int | None = None
-    """Of the convolutions; by the size, or as wide as the model."""
-
-    causal: bool = False
-    """Convolutions look back further, and ahead less."""
-
-    def __post_init__(self) -> None:
-        check_count("factor", self.factor)
-        if self.channels is not None:
-            check_count("channels", self.channels)
-        plain = self.kind == "none"
-        must(plain == (self.factor == 1), "factor", '1 where `kind` is "none", and only there', value=self.factor)
-        power = self.kind.startswith("stacking") or self.factor.bit_count() == 1
-        must(power, "factor", "a power of 2", value=self.factor)
-        able = self.kind in ("striding", "dw_striding", "striding_conv1d") or not self.causal
-        must(able, "causal", f'false where `kind` is "{self.kind}"', value=self.causal)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionConfig:
-    """What a frame sees of others."""
-
-    positions: Literal["relative", "absolute", "local"] = "relative"
-    """Vectors of distances (arXiv:1901.02860), of places (arXiv:1706.03762), or of the distances in a window."""
-
-    contexts: tuple[tuple[int, int], ...] = ((-1, -1),)
-    """Frames before and after that a frame sees, -1 for all; training draws one of several for each batch, and
-    inference takes the first."""
-
-    shares: tuple[float, ...] = ()
-    """How often each of several contexts is drawn; alike by default."""
-
-    chunked: bool = False
-    """Frames come in chunks of one more than the frames after; a chunk sees itself and whole chunks before it."""
-
-    tied: bool = False
-    """All layers share the two biases of relative positions."""
-
-    num_global: int = 0
-    """Global frames, which all see and which see all; for "local"."""
-
-    global_spacing: int = 1
-    """Frames from a global one to the next."""
-
-    global_separate: bool = False
-    """Global frames have projections of their own."""
-
-    def __post_init__(self) -> None:
-        must(bool(self.contexts), "contexts", "one or more", value=self.contexts)
-        for i, (past, future) in enumerate(self.contexts):
-            must(
-                -1 <= past <= EVERY and -1 <= future <= EVERY, f"contexts[{i}]", f"in -1..{EVERY}", value=(past, future)
-            )
-            whole_chunks = not self.chunked or future < 0 or past <= 0 or past % (future + 1) == 0
-            must(whole_chunks, f"contexts[{i}]", "whole chunks before", value=(past, future))
-        drawn = not self.shares or (len(self.shares) == len(self.contexts) and abs(sum(self.shares) - 1) < 1e-6)
-        must(drawn, "shares", f"{len(self.contexts)} that sum to 1", value=self.shares)
-        must(all(share >= 0 for share in self.shares), "shares", "0 or more each", value=self.shares)
-        local = self.positions == "local"
-        near = not local or (len(self.contexts) == 1 and min(self.contexts[0]) >= 0 and max(self.contexts[0]) > 0)
-        must(near, "contexts", 'one with ends where `positions` is "local"', value=self.contexts)
-        must(not (local and self.chunked), "chunked", 'false where `positions` is "local"', value=self.chunked)
-        must(self.num_global == 0 or local, "num_global", '0 unless `positions` is "local"', value=self.num_global)
-        check_count("num_global", self.num_global, 0)
-        check_count("global_spacing", self.global_spacing)
-        must(not self.tied or self.positions == "relative", "tied", "for relative positions only", value=self.tied)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReductionConfig:
-    """A second sub-sampling, among the layers."""
-
-    kind: Literal["pooling", "striding"] = "pooling"
-    """Maxima of frames, or convolutions as in `SubsamplingConfig`."""
-
-    factor: int = 2
-    """Frames that become one, a power of 2."""
-
-    after: int | None = None
-    """Number of the layer that it follows, from 0; the end by default."""
-
-    def __post_init__(self) -> None:
-        check_count("factor", self.factor, 2)
-        must(self.factor.bit_count() == 1, "factor", "a power of 2", value=self.factor)
-
-
-class Size(NamedTuple):
-    """A named size."""
-
-    num_layers: int
-    d_model: int
-    num_heads: int
-    kernel: int = 31
-    scaled: bool = True
-    channels: int = 0
+from anemone.nn.subsampling import Reduction, subsampling, whole
+from anemone.types import Features, Frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +54,7 @@ class ConformerConfig:
         "medium": Size(18, 256, 4),
         "large": Size(18, 512, 8),
     }
+    """Numbers of the named sizes."""
 
     size: Literal["small", "medium", "large", "custom"] = "large"
     """NeMo's sizes, of 13, 30 and 120 million parameters; what is given below stands instead of theirs."""
@@ -488,43 +360,12 @@ class Conformer(nn.Module):
             positions = distances(frames, self.width, x.device).to(x.dtype)
             seen = None if keep is None else keep.transpose(1, 2)  # (B, 1, T)
             if isinstance(context, Tensor) or context != (-1, -1):
-                window = visible(frames, context, see.chunked, x.device)
+                window = in_context(frames, context, see.chunked, x.device)
                 seen = window if seen is None else seen & window
             mask = None if seen is None else masked_scores(seen, x.dtype).unsqueeze(1)
         if see.positions == "absolute":
             return Scene(keep, mask, None)
         return Scene(keep, mask, dropout(positions, self.config.dropout_positions, self.training))
-
-
-def visible(num_frames: int, context: tuple[int, int] | Tensor, chunked: bool, device: torch.device) -> Tensor:
-    """Which frames each frame sees: (1, T, T), bool.
-
-    Args:
-        num_frames: T.
-        context: frames before and after each, -1 for all.
-        chunked: in chunks of one more than the frames after, which see themselves and whole chunks before.
-        device: where.
-    """
-    ends = context if isinstance(context, Tensor) else torch.tensor(context, device=device)
-    past, future = ends.where(ends >= 0, EVERY)
-    place = torch.arange(num_frames, device=device)
-    if chunked:
-        unit = torch.where(ends[1] >= 0, future + 1, 1)
-        distance = (place[:, None] // unit) - (place // unit)
-        future = torch.where(ends[1] >= 0, 0, EVERY)
-        past = past // unit
-    else:
-        distance = place[:, None] - place
-    seen: Tensor = (distance <= past) & (distance >= -future)
-    return seen.unsqueeze(0)
-
-
-class Tapped(NamedTuple):
-    """States of an encoder of width ``d_model``, valid frames, and the states of some inner layers, in order."""
-
-    x: Acoustic[Tensor, "B T' D={self.d_model}"]
-    x_len: Frames[Tensor, "B"]
-    inner: Acoustic[Tensor, "C={self.num_taps} B T' D={self.d_model}"]
 
 
 class TappedConformer(Conformer):
@@ -548,32 +389,3 @@ class TappedConformer(Conformer):
         """
         x, x_len, taps = self.run(x, x_len)
         return Tapped(x, x_len, torch.stack(taps))
-
-
-class Reduction(nn.Module):
-    """A second sub-sampling, of states.
-
-    Args:
-        d_model: width.
-        kind: "pooling" or "striding".
-        factor: frames that become one, a power of 2.
-    """
-
-    def __init__(self, d_model: int, kind: str, factor: int) -> None:
-        super().__init__()
-        self.d_model, self.factor = d_model, factor
-        self.convs = None
-        if kind == "striding":
-            self.convs = subsampling(d_model, d_model, kind=kind, factor=factor, channels=d_model, causal=False)
-
-    def forward(self, x: Hidden[Tensor, "B T D={self.d_model}"], x_len: Frames[Tensor, "B"]) -> Encoded:
-        """Returns a frame for every ``factor`` frames.
-
-        Args:
-            x: states.
-            x_len: valid frames.
-        """
-        if self.convs is not None:
-            out: Encoded = self.convs(x, x_len)
-            return out
-        return Encoded(F.max_pool1d(x.transpose(1, 2), self.factor).transpose(1, 2), x_len // self.factor)

@@ -6,7 +6,8 @@ The layers are those of `anemone.models.speech.conformer`, with kernels of 9 fra
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from anemone.models.speech.conformer import ConformerConfig, Size, SubsamplingConfig
+from anemone.models.speech.conformer import ConformerConfig
+from anemone.models.speech.conformer_config import Size, SubsamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class FastConformerConfig(ConformerConfig):
         "xlarge": Size(24, 1024, 8, 9, scaled=False, channels=256),
         "xxlarge": Size(42, 1024, 8, 5, scaled=False, channels=256),
     }
+    """Numbers of the named sizes."""
 
     size: Literal["small", "medium", "large", "xlarge", "xxlarge", "custom"] = "large"  # type: ignore[assignment]
     """NeMo's sizes, from 12 million to 1.2 milliards of parameters; what is given below stands instead of theirs."""

@@ -10,8 +10,9 @@ import anemone
 from anemone.checkpoint.nemo import read_nemo, tensor_names
 from anemone.config import ConfigError, decode, encode, load_class
 from anemone.models import MODELS
-from anemone.models.speech.conformer import ConformerConfig, visible
+from anemone.models.speech.conformer import ConformerConfig
 from anemone.models.speech.fastconformer import FastConformerConfig
+from anemone.nn.context import in_context
 from anemone.nn.heads import CTCHead
 from anemone.types import Chain, checked
 
@@ -163,9 +164,9 @@ def test_training_draws_one_of_several_contexts_by_their_shares():
 
 
 def test_a_limited_context_sees_so_far_and_a_chunk_whole_chunks():
-    near = visible(6, (2, 1), False, torch.device("cpu"))[0].int().tolist()
+    near = in_context(6, (2, 1), False, torch.device("cpu"))[0].int().tolist()
     assert near[3] == [0, 1, 1, 1, 1, 0]
-    chunks = visible(6, (2, 1), True, torch.device("cpu"))[0].int().tolist()
+    chunks = in_context(6, (2, 1), True, torch.device("cpu"))[0].int().tolist()
     assert chunks[2] == chunks[3] == [1, 1, 1, 1, 0, 0]
     assert chunks[5] == [0, 0, 1, 1, 1, 1]
 

@@ -4,7 +4,8 @@ from torch import nn
 
 from anemone.config import load_class
 from anemone.models.speech.citrinet import CitrinetConfig
-from anemone.models.speech.conformer import AttentionConfig, ConformerConfig, ReductionConfig, SubsamplingConfig
+from anemone.models.speech.conformer import ConformerConfig
+from anemone.models.speech.conformer_config import AttentionConfig, ReductionConfig, SubsamplingConfig
 from anemone.models.speech.jasper import JasperConfig
 from anemone.models.speech.matchboxnet import MatchboxNetConfig
 from anemone.models.speech.quartznet import QuartzNetConfig
