@@ -159,6 +159,7 @@ class PlainDumper(yaml.SafeDumper):
     """Writes a value anew wherever it stands."""
 
     def ignore_aliases(self, data: Any) -> bool:
+        """Whether a value is written out again: always."""
         return True
 
 

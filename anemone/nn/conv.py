@@ -240,7 +240,10 @@ class ConvBlock(nn.Module):
         self.residual = side(d_in, d_model) if residual else None
 
     def forward(
-        self, x: Hidden[Tensor, "B T C={self.d_in}"], x_len: Frames[Tensor, "B"], inputs: Sequence[Tensor] = ()
+        self,
+        x: Hidden[Tensor, "B T C={self.d_in}"],
+        x_len: Frames[Tensor, "B"],
+        inputs: Sequence[Hidden[Tensor, "B T C'"]] = (),
     ) -> Encoded:
         """Returns the states after the last activation; what stands at padded frames means nothing.
 

@@ -18,10 +18,10 @@ ACTIVATIONS: dict[str, Part] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of a layer, (B, H, M, K) each."""
+    """Keys and values of a layer."""
 
-    keys: Tensor
-    values: Tensor
+    keys: Hidden[Tensor, "B H N' K"]
+    values: Hidden[Tensor, "B H N' K"]
 
 
 class KeyedAttention(nn.Module):

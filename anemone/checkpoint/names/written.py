@@ -66,7 +66,7 @@ def their_transducer(config: Tree, files: Mapping[str, bytes], sizes: Sizes) -> 
     special = {name: list(head[name]) for name in ("durations", "big_blanks") if head[name]}
     written, artifacts = their_tokenizer(config["task"]["tokenizer"], files)
     labels = written.get("labels", [])
-    usual = {"kind": "tdt" if head["durations"] else "multi_blank" if head["big_blanks"] else "rnnt", **USUAL}
+    usual: Tree = {"kind": "tdt" if head["durations"] else "multi_blank" if head["big_blanks"] else "rnnt", **USUAL}
     plain = (loss["transducer"] or usual) if hybrid else loss
     widths = {"enc_hidden": sizes.d_model, "pred_hidden": head["predictor"]["d_model"], "joint_hidden": head["d_joint"]}
     name = f"hybrid_rnnt_ctc{'_bpe' * bool(files)}_models.EncDecHybridRNNTCTC" if hybrid else "rnnt_models.EncDecRNNT"

@@ -155,6 +155,7 @@ class HybridConfig(TransducerConfig):
     """A transducer and CTC on one encoder: trained together, decoded by either."""
 
     decodings: ClassVar[tuple[str, ...]] = ("transducer_greedy", "ctc_greedy")
+    """Kinds of decoding that fit the head, the usual one first."""
 
     @property
     def losses(self) -> tuple[str, ...]:
