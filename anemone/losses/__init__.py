@@ -3,8 +3,8 @@
 The engine adds sums and counts over micro-batches and ranks before it divides, so a step of two processes has the loss
 of one. All losses compute in float32, also under autocast.
 
-The config of a recogniser's loss makes a `Criterion` by ``build(head)``; its ``infeasible(x_len, targets, target_len)``
-finds (B,) the utterances that no alignment fits.
+The config of a recogniser's loss makes a `Criterion` by ``build(head)``; its
+``infeasible(head, x_len, targets, target_len)`` finds (B,) the utterances that no alignment fits.
 """
 
 from collections.abc import Callable

@@ -39,7 +39,7 @@ class AttentionLossConfig:
 
         return criterion
 
-    def infeasible(self, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
+    def infeasible(self, head: nn.Module, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
         """Finds no utterance: any number of tokens may be written for any number of frames."""
         return torch.zeros_like(x_len, dtype=torch.bool)
 

@@ -67,8 +67,8 @@ class CTCConfig:
             total = total + share * loss.count / inner.count.clamp(min=1) * inner.total
         return LossSum(total, loss.count)
 
-    def infeasible(self, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
-        """Finds the utterances that no alignment fits, see `infeasible`."""
+    def infeasible(self, head: Any, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
+        """Finds the utterances that no alignment fits, whatever the head; see `infeasible`."""
         return infeasible(x_len, targets, target_len)
 
 

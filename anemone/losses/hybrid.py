@@ -47,8 +47,7 @@ class HybridLossConfig:
         Raises:
             ConfigError: the head is that of another loss.
         """
-        kind = "tdt" if head.durations else "multi_blank" if head.big_blanks else "rnnt"
-        transducer = (self.transducer or load_class(TRANSDUCERS[kind])()).build(head)
+        transducer = self._of_transducer(head).build(head)
         ctc = self.ctc.build(head)
 
         def criterion(output: Any, targets: Tensor, target_len: Tensor) -> LossSum:
@@ -60,6 +59,13 @@ class HybridLossConfig:
 
         return criterion
 
-    def infeasible(self, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
-        """Finds the utterances to which CTC cannot be fitted; they add nothing to its part."""
-        return self.ctc.infeasible(x_len, targets, target_len)
+    def infeasible(self, head: Any, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
+        """Finds the utterances to which CTC or the transducer cannot be fitted; they add nothing to its part."""
+        either = (self.ctc, self._of_transducer(head))
+        first, second = (loss.infeasible(head, x_len, targets, target_len) for loss in either)
+        found: Tensor = first | second
+        return found
+
+    def _of_transducer(self, head: Any) -> Any:
+        kind = "tdt" if head.durations else "multi_blank" if head.big_blanks else "rnnt"
+        return self.transducer or load_class(TRANSDUCERS[kind])()

@@ -53,9 +53,9 @@ class RNNTConfig:
             head, self.reduction, partial(fused_transducer_loss, fastemit=self.fastemit, clamp=self.clamp)
         )
 
-    def infeasible(self, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
-        """Finds the utterances without a frame; all others can be aligned if a step may last one frame."""
-        return x_len < 1
+    def infeasible(self, head: Any, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
+        """Finds the utterances that no alignment fits, see `infeasible`."""
+        return infeasible(x_len, target_len, tuple(head.durations))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,26 +237,21 @@ def infeasible(x_len: Tensor, target_len: Tensor, durations: tuple[int, ...] = (
     Returns:
         (B,) bool.
     """
-    pairs = zip(x_len.tolist(), target_len.tolist(), strict=True)
-    fits = [_fits(t, u, durations or (0, 1)) for t, u in pairs]
-    return ~torch.tensor(fits, dtype=torch.bool, device=x_len.device)
+    durations = durations or (0, 1)
+    if 1 in durations:  # blanks of one frame fill up what the shortest tokens leave
+        return x_len <= target_len * min(durations)
+    fits = _sums(int(x_len.max()), int(target_len.max()), durations)
+    return ~fits.to(x_len.device)[target_len, x_len]
 
 
-def _fits(frames: int, tokens: int, durations: tuple[int, ...]) -> bool:
-    """Whether ``tokens`` durations and one or more of blanks can add up to ``frames``; sums are bits of an integer."""
-    within = (1 << (frames + 1)) - 1
-    sums = 1
-    for _ in range(tokens):
-        sums = _shifted(sums, durations) & within
-    blanks = tuple(d for d in durations if d)
-    last = sums = _shifted(sums, blanks) & within
-    while last := _shifted(last, blanks) & within & ~sums:
-        sums |= last
-    return bool(sums >> frames & 1)
-
-
-def _shifted(sums: int, durations: tuple[int, ...]) -> int:
-    result = 0
-    for duration in durations:
-        result |= sums << duration
-    return result
+def _sums(frames: int, tokens: int, durations: tuple[int, ...]) -> Tensor:
+    """Whether 0..tokens durations and one or more of blanks can add up to 0..frames, (tokens + 1, frames + 1)."""
+    blanks: list[bool] = []
+    for t in range(frames + 1):
+        blanks.append(any(t == d or (t > d and blanks[t - d]) for d in durations if d))
+    fits = torch.zeros(tokens + 1, frames + 1, dtype=torch.bool)
+    fits[0] = torch.tensor(blanks)
+    for u in range(tokens):
+        for duration in durations:
+            fits[u + 1, duration:] |= fits[u, : max(0, frames + 1 - duration)]
+    return fits

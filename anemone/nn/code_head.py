@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from anemone.nn.encoded import keep_mask
 from anemone.types import Acoustic, Codes, Frames, Logits
 
 
@@ -35,7 +36,7 @@ class CodeHead(nn.Module):
         x_len: Frames[Tensor, "B"],
         codes: Codes[Tensor, "B U Q={self.num_codebooks}"],
     ) -> CodeScores:
-        """Returns scores as float32 beside the codes; frames that only one of them has at the end are left out.
+        """Returns scores as float32 beside the codes; frames that only one of them has at the end are not guessed.
 
         Args:
             x: encoder states.
@@ -44,4 +45,5 @@ class CodeHead(nn.Module):
         """
         frames = min(x.shape[1], codes.shape[1])
         scores = self.linear(x[:, :frames]).float().unflatten(2, (self.num_codebooks, self.num_codes))
-        return CodeScores(scores, x_len.clamp(max=frames), codes[:, :frames])
+        codes = codes[:, :frames].where(keep_mask(x_len, frames), -1)
+        return CodeScores(scores, x_len.clamp(max=frames), codes)

@@ -98,8 +98,9 @@ class PretrainingTask(SpeechTask):
         features, encoder = self.network.features, self.network.encoder
         assert isinstance(features, nn.Module) and isinstance(encoder, nn.Module)
         width = int(parts.features.build().num_features)
-        must(isinstance(encoder.stride, int), "model", "of a kind whose stride is known", value=parts.model)
-        stride = int(encoder.stride)  # type: ignore[arg-type]
+        stride = getattr(encoder, "stride", 0)
+        rule = f"of a kind that has a stride, unlike {type(encoder).__name__}"
+        must(isinstance(stride, int) and stride > 0, "model", rule, value=parts.model)
         masked = MaskedCodes(
             width,
             stride,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anemone.config import EMPTY, load_class, must, of_kind
 from anemone.data.batch import Batch
-from anemone.data.reader import RowEncode, Target
+from anemone.data.targets import RowEncode, Target
 from anemone.decoding import DECODERS, Decoder, Hypothesis
 from anemone.errors import DataError
 from anemone.features.prompts import PromptConfig, Prompted
@@ -168,7 +168,7 @@ class RecognitionTask(SpeechTask):
     def lost(self, output: Any, batch: Batch) -> LossSum:
         """Computes the summed loss and what to divide it by.
 
-        Warns once where a recording has fewer frames than its text needs: it adds nothing to the loss.
+        Warns once where no alignment of a recording with its text fits: it adds nothing to the loss.
         """
         self._report(self._infeasible(output, batch), batch)
         return self._criterion(output, batch.targets, batch.target_len)
@@ -268,14 +268,14 @@ class RecognitionTask(SpeechTask):
         return Transcript(self.tokenizer.decode(tokens), tokens, language)
 
     def _infeasible(self, output: Any, batch: Batch) -> Tensor:
-        found: Tensor = self.parts.loss.infeasible(output.x_len, batch.targets, batch.target_len)
+        found: Tensor = self.parts.loss.infeasible(self.network.head, output.x_len, batch.targets, batch.target_len)
         return found
 
     def _report(self, lost: Tensor, batch: Batch) -> None:
         if not self._warned and bool(lost.any()):
             self._warned = True
             warnings.warn(
-                f"rows {batch.rows[lost.to(batch.rows.device)].tolist()} have fewer frames than their text has tokens: "
+                f"rows {batch.rows[lost.to(batch.rows.device)].tolist()} have fewer frames than their text needs: "
                 "no alignment fits, they add nothing to the loss. Do text and recording belong together? (said once)",
                 stacklevel=3,
             )

@@ -293,7 +293,20 @@ def test_configs_want_the_head_of_their_kind_and_refuse_bad_settings():
     for name in ("fastemit", "clamp", "sigma"):
         with pytest.raises(ConfigError, match=f"`{name}` must be 0 or more"):
             decode(TDTConfig, {name: -1.0})
-    assert RNNTConfig().infeasible(torch.tensor([0, 1]), torch.zeros(2, 3), torch.tensor([3, 3])).tolist() == [
-        True,
-        False,
-    ]
+
+
+@pytest.mark.parametrize(
+    ("durations", "lost"),
+    [
+        ((), [True, False, False, False, False]),
+        ((0, 1, 4), [True, False, False, False, False]),
+        ((1, 2), [True, True, True, False, False]),
+        ((2, 4), [True, True, True, True, True]),  # odd, or too few
+        ((0, 3), [True, True, True, False, True]),
+        ((7,), [True] * 5),
+    ],
+)
+def test_utterances_whose_durations_cannot_add_up_are_found(durations, lost):
+    head = SimpleNamespace(durations=durations, big_blanks=())
+    found = RNNTConfig().infeasible(head, torch.arange(5), torch.zeros(5, 2), torch.tensor([2, 2, 2, 2, 2]))
+    assert found.tolist() == lost

@@ -13,12 +13,22 @@ from anemone.types import checked
 OPTIONS = {"num_codebooks": 2, "num_codes": 16, "d_code": 8, "p_start": 0.1, "span": 3, "noise": 0.1}
 
 
-def task(**settings):
+CAUSAL = {"kind": "striding", "factor": 4, "channels": 8, "causal": True}
+CONFORMER = {"kind": "conformer", "size": "custom", "num_layers": 1, "d_model": 16, "num_heads": 2, "kernel": 3}
+
+MODELS = {
+    "citrinet": {"kind": "citrinet", "size": "tiny"},
+    "causal": {**CONFORMER, "subsampling": CAUSAL},
+    "whisper": {"kind": "whisper", "size": "mini"},
+}
+
+
+def task(model="citrinet", **settings):
     torch.manual_seed(0)
     return rebuild(
         {
             "task": {"kind": "pretraining", "num_codes": 16, "span_ms": 100, **settings},
-            "model": {"kind": "citrinet", "size": "tiny"},
+            "model": MODELS[model],
             "features": {"kind": "log_mel", "num_mels": 20},
         }
     )
@@ -99,6 +109,19 @@ def test_the_quantiser_goes_into_the_archive_and_the_encoder_out_of_it(tmp_path)
     assert len(encoder) > 20 and made.encode("any words") == []
 
 
+def test_frames_that_only_the_codes_or_only_the_encoder_has_are_not_guessed():
+    """A causal sub-sampling of 4 makes 51 of 201 frames, and of 200 as well: the codes are 50 there."""
+    made = task("causal")
+    output = made.output(batch())
+    assert output.x.shape[:2] == output.codes.shape[:2]
+    beyond = torch.arange(output.codes.shape[1]) >= output.x_len[:, None]
+    assert (output.codes[beyond] == -1).all()
+    total, count = made.lost(output, batch())
+    assert total.isfinite() and count > 0
+
+
 def test_bad_settings_are_refused():
+    with pytest.raises(ConfigError, match="`model` must be of a kind that has a stride, unlike Whisper"):
+        task("whisper")
     with pytest.raises(ConfigError, match=r"`task.num_codes` must be in 2\.\.65536, but is 1 instead"):
         task(num_codes=1)

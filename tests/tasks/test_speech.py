@@ -121,7 +121,7 @@ def test_very_short_recordings_can_be_learned_from(task):
     batch = batch_for(task, (0.3, 0.001))
     loss = task.loss(batch) if kind_of(task) == "classification" else None
     if loss is None:
-        with pytest.warns(UserWarning, match=r"rows \[1\] have fewer frames than their text has tokens"):
+        with pytest.warns(UserWarning, match=r"rows \[1\] have fewer frames than their text needs"):
             loss = tiny("recognition").loss(batch)
     assert loss.total.isfinite()
 

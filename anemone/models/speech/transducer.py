@@ -137,7 +137,8 @@ class TransducerConfig:
         distinct = len(set(self.durations)) == len(self.durations) and min(self.durations, default=0) >= 0
         must(distinct, "durations", "different numbers of frames, 0 or more", value=self.durations)
         must(max(self.durations, default=1) > 0, "durations", "such that time can pass", value=self.durations)
-        must(min(self.big_blanks, default=2) > 1, "big_blanks", "2 frames or more each", value=self.big_blanks)
+        skips = len(set(self.big_blanks)) == len(self.big_blanks) and min(self.big_blanks, default=2) > 1
+        must(skips, "big_blanks", "different numbers of frames, 2 or more", value=self.big_blanks)
         must(not (self.durations and self.big_blanks), "big_blanks", "empty with durations", value=self.big_blanks)
 
     @property

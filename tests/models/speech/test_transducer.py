@@ -133,7 +133,8 @@ def test_an_encoder_of_another_width_is_refused():
     [
         ({"durations": [0]}, "`durations` must be such that time can pass"),
         ({"durations": [1, 1]}, "`durations` must be different numbers of frames"),
-        ({"big_blanks": [1]}, "`big_blanks` must be 2 frames or more each"),
+        ({"big_blanks": [1]}, "`big_blanks` must be different numbers of frames, 2 or more"),
+        ({"big_blanks": [2, 2]}, "`big_blanks` must be different numbers of frames, 2 or more"),
         ({"durations": [0, 1], "big_blanks": [2]}, "`big_blanks` must be empty with durations"),
         ({"activation": "gelu"}, "`activation` must be one of"),
         ({"dropout": 1.0}, "`dropout` must be at least 0 and below 1"),
