@@ -23,6 +23,7 @@ TINY: dict[str, dict[str, Any]] = {
     "classification": {"labels": ["yes", "no", "stop"]},
     "recognition": {"tokenizer": {"kind": "characters", "characters": list(LETTERS)}},
     "language_modelling": {"tokenizer": {"kind": "bytes"}},
+    "pretraining": {"num_codes": 16, "d_code": 4},
 }
 SMALL_LLAMA = {"kind": "llama", "size": "tiny", "d_model": 24, "d_head": 8, "d_ff": 48, "tie_embeddings": True}
 SMALL_NET = {
@@ -77,13 +78,15 @@ def free_port() -> int:
 
 
 def tiny(
-    kind: Literal["classification", "recognition", "language_modelling"] = "classification", *, seed: int = 0
+    kind: Literal["classification", "recognition", "language_modelling", "pretraining"] = "classification",
+    *,
+    seed: int = 0,
 ) -> Task:
     """Builds a task that is ready to use and knows nothing: some ten thousand random weights, evaluation mode.
 
     Args:
         kind: a kind of `anemone.tasks.TASKS`. The classifier knows "yes", "no" and "stop", the recogniser the letters,
-            the language model bytes.
+            the language model bytes; pre-training guesses 16 codes.
         seed: of the weights; torch's generator is left as it was.
     """
     speech = {"model": SMALL_NET, "features": {"kind": "log_mel", "num_mels": 32}}

@@ -7,17 +7,18 @@ import yaml
 
 from anemone.checkpoint.safe import load_tree
 
-# kind of task -> its name on the Hugging Face Hub, the verb of a loaded task, and what it may be called with
+# kind of task -> its name on the Hugging Face Hub, and what a loaded task is for
 PIPELINES = {
-    "classification": ("audio-classification", "classify", "recording.wav"),
-    "recognition": ("automatic-speech-recognition", "transcribe", "recording.wav"),
-    "language_modelling": ("text-generation", "generate", "Once upon a time"),
+    "classification": ("audio-classification", 'print(task.classify(["recording.wav"]))'),
+    "recognition": ("automatic-speech-recognition", 'print(task.transcribe(["recording.wav"]))'),
+    "language_modelling": ("text-generation", 'print(task.generate(["Once upon a time"]))'),
+    "pretraining": ("feature-extraction", "encoder = task.network.encoder  # or begin a run with it: run.init.encoder"),
 }
 EXAMPLE = """```python
 import anemone
 
 task = anemone.load("{name}")  # where this card lies
-print(task.{verb}(["{source}"]))
+{use}
 ```"""
 
 
@@ -48,7 +49,7 @@ def model_card(
         'audio-classification'
     """
     task, model = (str((config.get(part) or {}).get("kind", "")) for part in ("task", "model"))
-    pipeline, verb, source = PIPELINES.get(task, (task, "classify", "recording.wav"))
+    pipeline, use = PIPELINES.get(task, (task, PIPELINES["classification"][1]))
     values = scores or {}
     results = {
         "task": {"type": pipeline},
@@ -71,7 +72,7 @@ def model_card(
         f"# {name}",
         f"A model for {task or 'speech'}{f' ({model})' if model else ''}, made with anemone.",
         text.strip(),
-        EXAMPLE.format(name=name, verb=verb, source=source),
+        EXAMPLE.format(name=name, use=use),
         "\n".join(table) if values else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

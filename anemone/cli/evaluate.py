@@ -61,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     found = {"model": args.model, "data": args.data, **system.metrics, **report(system.heard, args.by)}
     if args.against:
-        other = measured(args, args.against)
-        found |= compared(args.model, system.heard, args.against, other.heard)
+        found |= compared((args.model, system.heard), (args.against, measured(args, args.against).heard))
     if args.save:
         save(Path(args.save), system.heard)
     if args.html:

@@ -15,14 +15,12 @@ MISTAKES = {"confusions": "taken for another", "deleted": "left out", "inserted"
 Tree = dict[str, Any]
 
 
-def compared(name: str, heard: "Sequence[Heard]", other_name: str, other: "Sequence[Heard] | None") -> Tree:
+def compared(system: "tuple[str, Sequence[Heard]]", against: "tuple[str, Sequence[Heard] | None]") -> Tree:
     """Compares two systems, whose utterances may stand in different order.
 
     Args:
-        name: of the one that is reported on.
-        heard: what it heard.
-        other_name: of the other.
-        other: what that heard.
+        system: name and answers of the one that is reported on.
+        against: those of the other; it has none where it is no recogniser.
 
     Returns:
         ``against``: the name of the other, its rates, and ``contrast`` of the two, as `anemone.metrics.recognition`
@@ -33,6 +31,7 @@ def compared(name: str, heard: "Sequence[Heard]", other_name: str, other: "Seque
     """
     from anemone.metrics.recognition import contrast, report
 
+    (name, heard), (other_name, other) = system, against
     if other is None:
         raise DataError(f"`{other_name}` must be a recogniser, to be compared with one.")
     ours, theirs = ({row.id: row for row in rows} for rows in (heard, other))

@@ -3,11 +3,13 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from anemone.cli import positive
+from anemone.config import EMPTY
 from anemone.errors import ConfigError, DataError
 
 CONTROLS = dict.fromkeys([*range(9), *range(10, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
@@ -22,7 +24,12 @@ def add_recordings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="recordings at once (default 16)")
 
 
-def answer(args: argparse.Namespace, verb: str, shown: Callable[[Any], tuple[str, dict[str, object]]]) -> int:
+def answer(
+    args: argparse.Namespace,
+    verb: str,
+    shown: Callable[[Any], tuple[str, dict[str, object]]],
+    asked: Mapping[str, Any] = EMPTY,
+) -> int:
     """Prints one line for each recording, in the order they were given; returns 2 if some could not be used, else 0.
 
     One that cannot be used is told on standard error, and costs no other its answer.
@@ -31,6 +38,7 @@ def answer(args: argparse.Namespace, verb: str, shown: Callable[[Any], tuple[str
         args: what `add_recordings` parsed.
         verb: a method of the task.
         shown: from one answer to the text of its line and the fields of its JSON object.
+        asked: further arguments of the method.
 
     Raises:
         ConfigError: the model's task has no such verb.
@@ -39,7 +47,7 @@ def answer(args: argparse.Namespace, verb: str, shown: Callable[[Any], tuple[str
     for path in args.audio:
         if not Path(path).is_file():
             raise DataError(f"`{path}` must be a recording that exists.{nearest_file(path)}")
-    method, status = getattr(task_for(args.model, verb), verb), 0
+    method, status = partial(getattr(task_for(args.model, verb), verb), **asked), 0
     size = args.batch_size * 16
     for start in range(0, len(args.audio), size):
         for path, found in _answers(method, args.audio[start : start + size], args.batch_size):

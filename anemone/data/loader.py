@@ -16,8 +16,9 @@ from anemone.data.epochs import Epochs, Key
 from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig
 from anemone.data.problems import HOPELESS, SHOWN, Problem, log, none_usable, report, say_left_out
-from anemone.data.reader import Encode, Loaded, Reader
+from anemone.data.reader import Loaded, Reader
 from anemone.data.steps import Steps
+from anemone.data.targets import Encode
 from anemone.data.workers import Workers
 
 if TYPE_CHECKING:

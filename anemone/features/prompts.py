@@ -261,17 +261,20 @@ class Prompted:
             slots: what fills further slots, or those of languages in its place.
 
         Raises:
-            DataError: there is no such slot, or a value that no mark stands for.
+            ConfigError: there is no such slot, or a value that no mark stands for.
         """
         there = [name for name in self.config.slots if f"{{{name}}}" in (self.config.template or ())]
         spoken = [name for name in there if "lang" in name]
         wrong = [name for name in slots if name not in there] + (["language"] if language and not spoken else [])
         if wrong:
             advice = nearest(wrong[0], there)
-            raise DataError(f"`{wrong[0]}` is not a slot of the model's prompt.{advice} It has: {', '.join(there)}.")
+            raise ConfigError(f"`{wrong[0]}` is not a slot of the model's prompt.{advice} It has: {', '.join(there)}.")
         values = dict.fromkeys(spoken, language) if language else {}
         columns = {name: (self.config.slots[name].columns or (name,))[0] for name in there}
-        return self.prompt({columns[name]: value for name, value in (values | dict(slots)).items()})
+        try:
+            return self.prompt({columns[name]: value for name, value in (values | dict(slots)).items()})
+        except DataError as error:
+            raise ConfigError(str(error)) from error
 
     def _text(self, text: str, values: Mapping[str, Any]) -> list[int]:
         if not isinstance(self.tokenizer, Aggregate):

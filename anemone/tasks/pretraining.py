@@ -88,6 +88,7 @@ def _nothing(text: str) -> list[int]:
 class PretrainingTask(SpeechTask):
     """Trains an encoder on speech without texts; its weights are ``encoder.*``, for ``run.init: {encoder: path}``."""
 
+    target: ClassVar[Literal["label", "text"]] = PretrainingConfig.target
     verb: ClassVar[str] = "evaluate"
     monitor: ClassVar[tuple[str, Literal["max", "min"]]] = ("accuracy", "max")
 

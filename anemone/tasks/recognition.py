@@ -14,7 +14,7 @@ from anemone.config import EMPTY, load_class, must, of_kind
 from anemone.data.batch import Batch
 from anemone.data.targets import RowEncode, Target
 from anemone.decoding import DECODERS, Decoder, Hypothesis
-from anemone.errors import DataError
+from anemone.errors import ConfigError
 from anemone.features.prompts import PromptConfig, Prompted
 from anemone.features.text import TextConfig, Writing
 from anemone.features.tokenizers import TOKENIZERS
@@ -236,8 +236,8 @@ class RecognitionTask(SpeechTask):
             slots: further slots of the prompt, such as ``{"task": "translate", "target_lang": "de"}``.
 
         Raises:
-            DataError: a recording cannot be read, or is empty; says which. Or the model has no such slot, or no such
-                language.
+            DataError: a recording cannot be read, or is empty; says which.
+            ConfigError: the model has no such slot, or no such language.
         """
         asked = dict(slots) | ({} if punctuation is None else {"pnc": punctuation})
         return self.answer(sources, batch_size, self.transcripts, self._prompt(language, asked))
@@ -252,7 +252,7 @@ class RecognitionTask(SpeechTask):
         if isinstance(self.tokenizer, Prompted) and not self.tokenizer.config.learned:
             return self.tokenizer.asked(language, slots)
         if asked := [*slots, *(["language"] if language else [])]:
-            raise DataError(f"the model is given no prompt, so nothing can be asked for by `{asked[0]}`.")
+            raise ConfigError(f"the model is given no prompt, so nothing can be asked for by `{asked[0]}`.")
         return ()
 
     def hypotheses(self, output: Any) -> list[Hypothesis]:

@@ -13,7 +13,7 @@ import anemone
 from anemone.checkpoint.archive import read_archive
 from anemone.checkpoint.names import wav2vec2, whisper
 from anemone.data.batch import Batch
-from anemone.data.reader import Target
+from anemone.data.targets import Target
 from anemone.errors import ArchiveError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "huggingface"

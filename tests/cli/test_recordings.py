@@ -1,6 +1,7 @@
 """`classify` and `transcribe` print a line for each recording, in order, and refuse what cannot work before it does."""
 
 import json
+from pathlib import Path
 
 import anemone as package
 from anemone.tasks.recognition import RecognitionTask, Transcript
@@ -79,3 +80,21 @@ def test_numbers_of_things_are_one_or_more(anemone, classifier, recordings, mani
     ):
         ran = anemone(verb, classifier, subject, f"{option}={text}")
         assert ran.status == 2 and f"argument {option}: must be 1 or more, but is '{text}' instead" in ran.err
+
+
+def test_a_prompt_is_asked_for_by_language_and_slots(anemone, recogniser, recordings):
+    model = Path(__file__).parents[1] / "golden/parity/canary_options/post.nemo"
+    words = ["--language", "de", "--no-punctuation", "--slot", "task=translate", "--json"]
+    ran = anemone("transcribe", model, recordings[0], *words)
+    asked = {"language": "de", "punctuation": False, "slots": {"task": "translate"}}
+    wanted = package.load(model).transcribe(recordings[:1], **asked)[0]
+    language = {"language": wanted.language} if wanted.language else {}
+    assert json.loads(ran.out) == {"audio": str(recordings[0]), "text": wanted.text, **language}
+    for given, words, wrong in (
+        (model, ["--slot", "pncc=no"], "`pncc` is not a slot of the model's prompt. Did you mean `pnc`?"),
+        (model, ["--slot", "pnc"], "`--slot` must be written NAME=VALUE, but is 'pnc' instead."),
+        (model, ["--language", "fr"], "`source_lang` must be one of en, de, but is 'fr' instead"),
+        (recogniser, ["--language", "de"], "the model is given no prompt, so nothing can be asked for by `language`"),
+    ):
+        ran = anemone("transcribe", given, *recordings, *words)
+        assert ran.status == 2 and wrong in ran.err and ran.err.count("\n") == 1

@@ -9,7 +9,7 @@ import soundfile
 from anemone.config import decode
 from anemone.data.loader import Loader, SpeechDataConfig
 from anemone.data.manifest import Index
-from anemone.data.reader import RowEncode, Target
+from anemone.data.targets import RowEncode, Target
 from anemone.errors import DataError
 
 LANGUAGES = ["en", "fr"]

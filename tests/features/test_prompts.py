@@ -38,11 +38,11 @@ def test_a_caller_asks_by_slots():
     prompted = decode(PromptConfig, CANARY).build(LETTERS)
     asked = prompted.asked("fr", {"pnc": True, "target_lang": "en"})
     assert asked == prompted.prompt({"source_lang": "fr", "target_lang": "en", "pnc": "yes"})
-    with pytest.raises(DataError, match=r"`pncc` is not a slot of the model's prompt\. Did you mean `pnc`"):
+    with pytest.raises(ConfigError, match=r"`pncc` is not a slot of the model's prompt\. Did you mean `pnc`"):
         prompted.asked(None, {"pncc": 1})
-    with pytest.raises(DataError, match="`source_lang` must be one of en, fr, but is 'de' instead"):
+    with pytest.raises(ConfigError, match="`source_lang` must be one of en, fr, but is 'de' instead"):
         prompted.asked("de", {})
-    with pytest.raises(DataError, match="`task` must be one of asr, ast, but is 'sing' instead"):
+    with pytest.raises(ConfigError, match="`task` must be one of asr, ast, but is 'sing' instead"):
         prompted.asked("fr", {"task": "sing"})
 
 

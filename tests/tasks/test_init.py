@@ -23,8 +23,9 @@ def test_a_saved_task_comes_back_the_same(kind, place, tmp_path):
     assert not again.training and type(again) is type(task)
     assert again.config_tree() == task.config_tree()
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), task.parameters(), strict=True))
-    given = ["Once", "upon"] if kind == "language_modelling" else [speech(0.5), speech(0.3, seed=1)]
-    assert getattr(again, task.verb)(given) == getattr(task, task.verb)(given)
+    if kind != "pretraining":  # it answers nothing
+        given = ["Once", "upon"] if kind == "language_modelling" else [speech(0.5), speech(0.3, seed=1)]
+        assert getattr(again, task.verb)(given) == getattr(task, task.verb)(given)
     assert "For a test." in read_archive(tmp_path / place).card
 
 
@@ -57,8 +58,8 @@ def test_a_loaded_task_can_be_trained_on_and_saved_again(tmp_path):
 def test_config_task_and_card_agree_on_column_and_verb(kind):
     task, config = tiny(kind), load_class(TASKS[kind])
     assert config.data == "tokens" or config.target == task.target
-    assert PIPELINES[kind][1] == task.verb
-    assert f"task.{task.verb}(" in model_card("m", task.config_tree())
+    use = "task.network.encoder" if kind == "pretraining" else f"task.{task.verb}("
+    assert use in PIPELINES[kind][1] and use in model_card("m", task.config_tree())
 
 
 @pytest.mark.parametrize("kind", TASKS)

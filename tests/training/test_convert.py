@@ -99,7 +99,10 @@ def test_what_cannot_be_converted_is_refused_by_name(tmp_path):
         (r"broken` must hold `model\.safetensors`", lambda: convert(broken(source, "model.safetensors", {}), new)),
         (r"`model_type` must be one of .*, but is 'gpt2'", lambda: convert(broken(source, "config.json", gpt2), new)),
         (r"Hugging Face's folders hold llama models, and no quartznet", lambda: convert(words, folder)),
-        (r"must end in `\.anemone`, or be a folder, but ends in '\.nemo'", lambda: convert(text, tmp_path / "a.nemo")),
+        (
+            r"a\.nemo` cannot be written: NeMo's archives hold models of speech",
+            lambda: convert(text, tmp_path / "a.nemo"),
+        ),
         (r"`--dtype` must be left out for", lambda: convert(text, new, dtype=torch.float16)),
         (r"`--tokenizer` must be left out for", lambda: convert(text, folder, tokenizer="bytes")),
         (r"must be a new folder or a model, but is something else", lambda: convert(text, tmp_path)),

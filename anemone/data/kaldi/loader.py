@@ -18,7 +18,8 @@ from anemone.data.kaldi.dataset import KaldiFeatureDataset, Matrices
 from anemone.data.loader import make_loader
 from anemone.data.manifest import Index
 from anemone.data.plan import PlanConfig
-from anemone.data.reader import Encode, Loaded, row_encode
+from anemone.data.reader import Loaded
+from anemone.data.targets import Encode, row_encode
 from anemone.errors import DataError
 
 

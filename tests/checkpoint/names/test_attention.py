@@ -10,7 +10,7 @@ import torch
 import anemone
 from anemone.checkpoint.names.attention import tensor_names
 from anemone.data.batch import Batch
-from anemone.errors import DataError
+from anemone.errors import ConfigError
 
 PARITY = Path(__file__).parents[2] / "golden" / "parity"
 GOLDEN = PARITY / "canary_options"
@@ -61,5 +61,5 @@ def test_slots_are_asked_for_by_name():
     task, _, batch = loaded("post")
     audio = [batch.audio[0, :16_000].numpy()]
     assert task.transcribe(audio, language="de", punctuation=False, slots={"task": "translate"})
-    with pytest.raises(DataError, match="`source_lang` must be one of en, de, but is 'fr' instead"):
+    with pytest.raises(ConfigError, match="`source_lang` must be one of en, de, but is 'fr' instead"):
         task.transcribe(audio, language="fr")
