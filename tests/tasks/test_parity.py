@@ -14,6 +14,7 @@ from anemone.features.spec_augment import SpecAugment
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "parity"
 CLASSIFIERS = ["matchboxnet_commands", "marblenet_vad"]
+FASTCONFORMERS = ["fastconformer_ctc_bpe", "fastconformer_tdt_bpe"]
 UTTERANCES = np.load(GOLDEN / "utterances.npz")
 TEXTS = ["he was not an ill disposed young man", "he might even have been made amiable himself"]
 
@@ -70,7 +71,28 @@ def test_a_recogniser_reads_texts_as_nemo_s_parser_does():
         assert task.tokenizer.decode(task.encode(text.title() + "?")) == text
 
 
-@pytest.mark.parametrize("name", [*CLASSIFIERS, "quartznet_ctc_char"])
+@torch.no_grad()
+@pytest.mark.parametrize("name", FASTCONFORMERS)
+def test_a_fastconformer_gives_the_same_states_scores_and_texts(name):
+    task = anemone.load(GOLDEN / name / "model.nemo")
+    batch, want = batch_for(task, name), np.load(GOLDEN / name / "reference.npz")
+    mel = task.network.features(batch.audio, batch.audio_len)
+    encoded = task.network.encoder(*mel)
+    assert encoded.x_len.tolist() == want["encoded_len"].tolist()
+    keep = torch.arange(encoded.x.shape[1]) < encoded.x_len[:, None]
+    states = torch.from_numpy(want["encoded"]).transpose(1, 2)
+    torch.testing.assert_close(encoded.x[keep], states[keep], atol=1e-4, rtol=0)
+    if task.learns_from_text:
+        out = task.network.head(*encoded, batch.targets, batch.target_len)
+        got = task.network.head.joint(out.x[:, ::6, None] + out.predicted[:, None, ::4])
+        got, scores, keep = got.log_softmax(-1), torch.from_numpy(want["joint"]), keep[:, ::6]
+    else:
+        got, scores = task.network.head(*encoded).x, torch.from_numpy(want["log_probs"])
+    torch.testing.assert_close(got[keep], scores[keep], atol=1e-4, rtol=0)
+    assert [result.text for result in task.transcribe(recordings())] == expected(name)["texts"]
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "quartznet_ctc_char", *FASTCONFORMERS])
 def test_losses_are_the_same_before_and_in_training(name):
     task, wanted = anemone.load(GOLDEN / name / "model.nemo"), expected(name)
     batch = batch_for(task, name)
