@@ -20,6 +20,7 @@ from anemone.checkpoint.names.rules import (
     Rule,
     Table,
     look_up,
+    renewed,
     target,
     translate,
     translate_part,
@@ -67,7 +68,7 @@ def read_nemo(path: str | Path) -> Archive:
     """
     with open_members(path) as members:
         try:
-            config = load_tree(members.read(NEMO_CONFIG), NEMO_CONFIG)
+            config = renewed(load_tree(members.read(NEMO_CONFIG), NEMO_CONFIG))
             purpose, model, feature = _settings(config)
             with members.open(WEIGHTS) as file:
                 tensors = rename(load_tensors(file, WEIGHTS), tensor_names({**purpose.tree, "model": model}))

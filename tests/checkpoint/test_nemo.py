@@ -319,6 +319,26 @@ def test_kernel_factors_make_odd_kernels(tmp_path):
     assert [block["kernel"] for block in read.config["model"]["blocks"]][:3] == [11, 7, 31]
 
 
+def test_settings_of_the_time_before_nemo_1_are_read_alike(tmp_path):
+    groups = ("preprocessor", "spec_augment", "encoder", "decoder")
+
+    def aged(tree):
+        for group in groups:
+            name = tree[group].pop("_target_")
+            tree[group] = {"cls": name, "params": tree[group]}
+
+    read, now = read_nemo(altered(tmp_path, "quartznet_ctc_char", aged)), read_nemo(archive("quartznet_ctc_char"))
+    assert read.config == now.config
+    other = {"encoder": {"cls": "os.system", "params": {}}}
+    with pytest.raises(ArchiveError, match=r"`encoder._target_` is 'os.system', which cannot be read"):
+        read_nemo(altered(tmp_path, "quartznet_ctc_char", lambda tree: tree.update(other)))
+
+
+def test_a_window_of_ones_is_none(tmp_path):
+    read = read_nemo(altered(tmp_path, "quartznet_ctc_char", put(preprocessor__window="ones")))
+    assert read.config["features"]["window"] == "none"
+
+
 def test_a_sub_word_model_brings_its_tokenizer(tmp_path):
     tokenizer = {
         "type": "bpe",

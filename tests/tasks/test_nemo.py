@@ -163,9 +163,11 @@ def test_settings_of_training_that_have_no_place_are_told(tmp_path):
     assert anemone.load(tmp_path / "one.nemo").labels == ("a", "b")
 
 
-def test_a_window_of_ones_is_left_out(tmp_path):
+def test_no_window_is_one_of_ones_without_which_nemo_fails(tmp_path):
     task = built(features={"kind": "log_mel", "window": "none"}, model={"kind": "quartznet", "size": "tiny"})
     with pytest.warns(UserWarning, match="leaves out"):
         save_nemo(task, tmp_path / "one.nemo")
-    names = contents(tmp_path / "one.nemo")[1]
-    assert "preprocessor.featurizer.window" not in names and "preprocessor.featurizer.fb" in names
+    settings, tensors = contents(tmp_path / "one.nemo")[:2]
+    assert settings["preprocessor"]["window"] == "ones"
+    assert torch.equal(tensors["preprocessor.featurizer.window"], torch.ones(400))
+    assert anemone.load(tmp_path / "one.nemo").parts.features.window == "none"

@@ -29,7 +29,7 @@ def _floor(value: Any) -> float:
 
 
 def _window(value: Any) -> str:
-    return "none" if value is None else str(value)
+    return "none" if value in (None, "ones") else str(value)
 
 
 FRAMES: Table = {
@@ -38,7 +38,7 @@ FRAMES: Table = {
     "window_stride": Rule("hop_ms", 0.01, _milliseconds, _seconds),
     "n_window_size": Only((None,)),
     "n_window_stride": Only((None,)),
-    "window": Rule("window", "hann", _window, lambda name: None if name == "none" else name),
+    "window": Rule("window", "hann", _window, lambda name: "ones" if name == "none" else name),
     "n_fft": Rule("n_fft", None),
     "lowfreq": Rule("low_hz", 0.0),
     "highfreq": Rule("high_hz", None),

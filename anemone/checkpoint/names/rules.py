@@ -89,6 +89,24 @@ class Model(NamedTuple):
     """Groups of the whole model whose classes ``purpose`` looks up."""
 
 
+def renewed(tree: Any) -> Any:
+    """Returns settings as NeMo writes them since 1.0, of those before it: ``{cls, params: {...}}`` for a class.
+
+    Args:
+        tree: settings of the whole model, or a part of them.
+    """
+    if isinstance(tree, list):
+        return [renewed(part) for part in tree]
+    if not isinstance(tree, Mapping):
+        return tree
+    group = dict(tree)
+    if "cls" in group and "_target_" not in group:
+        group["_target_"] = group.pop("cls")
+    if "_target_" in group and isinstance(group.get("params"), Mapping):
+        group |= group.pop("params")
+    return {key: renewed(value) for key, value in group.items()}
+
+
 def look_up(name: Any, table: Mapping[str, T], where: str) -> T:
     """Returns the entry of a class; the name is a key and never imported.
 

@@ -184,7 +184,11 @@ def hybrid(config: Mapping[str, Any]) -> Purpose:
 def _predictor(config: Mapping[str, Any]) -> Tree:
     kind, inside, around = look_up(target(config, "decoder"), DECODERS, "decoder._target_")
     rest = translate(config["decoder"], around, "decoder")
-    return {"kind": kind, **rest, **translate(config["decoder"].get("prednet"), inside, "decoder.prednet")}
+    found = translate(config["decoder"].get("prednet"), inside, "decoder.prednet")
+    width, cell = found["d_model"], found.get("d_cell")
+    if cell is not None and cell < width:  # NeMo builds it, and fails where it runs
+        raise ArchiveError(f"`decoder.prednet.rnn_hidden_size` must be {width} or more, but is {cell} instead.")
+    return {"kind": kind, **rest, **found, **({"d_cell": None} if cell == width else {})}
 
 
 def _loss(config: Mapping[str, Any]) -> Tree:

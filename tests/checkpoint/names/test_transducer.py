@@ -129,3 +129,12 @@ def test_usual_settings_are_nemos():
         transducer({**settings(), "decoding": {"strategy": "maes"}})
     with pytest.raises(ArchiveError, match="`aux_ctc` must be a group of settings"):
         hybrid(settings())
+
+
+def test_cells_as_wide_as_the_output_are_not_projected_and_narrower_ones_refused():
+    tree = settings()
+    tree["decoder"]["prednet"]["rnn_hidden_size"] = 8
+    assert transducer(tree).tree["task"]["head"]["predictor"]["d_cell"] is None
+    tree["decoder"]["prednet"]["rnn_hidden_size"] = 6
+    with pytest.raises(ArchiveError, match=r"`decoder.prednet.rnn_hidden_size` must be 8 or more, but is 6 instead"):
+        transducer(tree)
