@@ -1,4 +1,8 @@
-"""Transducers train over ranks as in one process, though the joint is run outside of the network's forward."""
+"""Transducers train over ranks as in one process, though the joint is run outside of the network's forward; so does a
+FastConformer with CTC, also where its matrices are divided.
+"""
+
+import itertools
 
 import pytest
 import torch
@@ -14,7 +18,17 @@ from anemone.training.precision import PRECISIONS
 TEXTS = ["yes", "no", "stop", "a b"]
 
 
+FASTCONFORMER = {"kind": "fastconformer", "size": "custom", "num_layers": 2, "d_model": 32, "num_heads": 2, "kernel": 5}
+FASTCONFORMER |= {"norm": "layer", "dropout": 0.0, "dropout_input": 0.0, "dropout_attention": 0.0}
+FASTCONFORMER |= {"subsampling": {"kind": "dw_striding", "factor": 4, "channels": 8}}  # a word has frames enough
+
+
 def task_of(kind):
+    if kind == "ctc":
+        torch.manual_seed(0)
+        features = {"kind": "log_mel", "num_mels": 32, "dither": 0.0}
+        tree = {"task": {"kind": "recognition", **TINY["recognition"]}, "model": FASTCONFORMER, "features": features}
+        return rebuild(tree)
     head = {"kind": kind, "d_joint": 16, "dropout": 0.0, "predictor": {"kind": "lstm", "d_model": 16, "dropout": 0.0}}
     torch.manual_seed(0)
     tree = {"kind": "recognition", **TINY["recognition"], "head": head}
@@ -51,8 +65,14 @@ def losses(rank, kind, degrees):
     return [(result.loss, result.grad_norm) for result in results], float(seen["loss"])
 
 
-@pytest.mark.parametrize("degrees", [{"dp_replicate": 2}, {"dp_shard": 2}], ids=str)
-@pytest.mark.parametrize("kind", ["transducer", "hybrid"])
+DATA = [{"dp_replicate": 2}, {"dp_shard": 2}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "degrees"),
+    [*itertools.product(["transducer", "hybrid"], DATA), ("ctc", {"dp_shard": 2}), ("ctc", {"tp": 2})],
+    ids=str,
+)
 def test_two_ranks_take_the_steps_of_one(kind, degrees):
     alone, seen = losses(0, kind, {})
     assert alone[2][0] < alone[0][0]
