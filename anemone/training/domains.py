@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anemone.errors import DataError
+from anemone.metrics.recognition import report
+from anemone.tasks.recognition import RecognitionTask
 from anemone.tasks.task import Task
-from anemone.training.evaluation import evaluate
+from anemone.training import evaluation
+
+Interval = tuple[float, float]
 
 
 class Change(NamedTuple):
@@ -16,6 +20,8 @@ class Change(NamedTuple):
     metric: str
     before: float
     after: float
+    intervals: tuple[Interval, Interval] | None = None
+    """Where it lies in 95 % of the draws, before and after; of a recogniser's error rates."""
 
     @property
     def relative(self) -> float:
@@ -27,6 +33,8 @@ def before_and_after(
     before: Task, after: Task, sets: Mapping[str, Sequence[str | Path]], *, batch_size: int = 32
 ) -> list[Change]:
     """Measures two models on the same data.
+
+    Error rates of recognisers compare with the texts as the manifests have them, as `anemone evaluate` does.
 
     Args:
         before: the model that was adapted.
@@ -41,23 +49,49 @@ def before_and_after(
         raise DataError("`sets` must name at least one domain.")
     changes = []
     for name, manifests in sets.items():
-        first, second = (evaluate(task, manifests, batch_size=batch_size) for task in (before, after))
-        changes += [Change(name, metric, first[metric], second[metric]) for metric in first if metric in second]
+        (first, found), (second, again) = (_measured(task, manifests, batch_size) for task in (before, after))
+        changes += [
+            Change(
+                name, metric, first[metric], second[metric], (found[metric], again[metric]) if metric in found else None
+            )
+            for metric in first
+            if metric in second
+        ]
     return changes
 
 
+def _measured(
+    task: Task, manifests: Sequence[str | Path], batch_size: int
+) -> tuple[dict[str, float], dict[str, Interval]]:
+    """The metrics, and the intervals of those that have one."""
+    if not isinstance(task, RecognitionTask):
+        return evaluation.evaluate(task, manifests, batch_size=batch_size), {}
+    data = evaluation.evaluation_data(task, manifests, batch_size=batch_size)
+    states, heard = evaluation.heard(task, manifests, data)
+    rates = report(heard)["all"]
+    names = ("wer", "cer")
+    metrics = evaluation.summarize(task, states) | {name: rates[name] for name in names}
+    return metrics, {name: rates[f"{name}_interval"] for name in names}
+
+
 def table_of(changes: Sequence[Change], metrics: Sequence[str] = ()) -> str:
-    """A table in Markdown, of some metrics or of all.
+    """A table in Markdown, of some metrics or of all, with the intervals of those that have them.
 
     Example:
-        >>> print(table_of([Change("new", "wer", 0.5, 0.25)]))
+        >>> print(table_of([Change("new", "wer", 0.5, 0.25, ((0.41, 0.6), (0.2, 0.3))), Change("new", "loss", 2, 1)]))
         | set | metric | before | after | change |
         |---|---|--:|--:|--:|
-        | new | wer | 0.5 | 0.25 | -50.0% |
+        | new | wer | 0.5 (0.41 to 0.6) | 0.25 (0.2 to 0.3) | -50.0% |
+        | new | loss | 2 | 1 | -50.0% |
     """
-    rows = [
-        f"| {c.set} | {c.metric} | {c.before:.4g} | {c.after:.4g} | {c.relative:+.1%} |"
-        for c in changes
-        if not metrics or c.metric in metrics
-    ]
-    return "\n".join(["| set | metric | before | after | change |", "|---|---|--:|--:|--:|", *rows])
+    lines = ["| set | metric | before | after | change |", "|---|---|--:|--:|--:|"]
+    for change in changes:
+        if not metrics or change.metric in metrics:
+            before, after = change.intervals or (None, None)
+            cells = _cell(change.before, before), _cell(change.after, after), f"{change.relative:+.1%}"
+            lines.append(f"| {change.set} | {change.metric} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(value: float, interval: Interval | None) -> str:
+    return f"{value:.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")

@@ -4,7 +4,8 @@
     anemone train telephone_prompts_en_fastconformer_ctc run.folder=runs/telephone_prompts_en
     python recipes/telephone_prompts/ship.py runs/telephone_prompts_en/model.anemone
 
-Prints the entry for ``anemone/assets/registry.yaml``. Weights are stored in half precision.
+Prints the entry for ``anemone/assets/registry.yaml``, and the numbers of README.md here and of ``docs/recognition.md``.
+Weights are stored in half precision.
 """
 
 import argparse
@@ -81,6 +82,15 @@ def main() -> None:
         f"  sha256: {sha256}\n  origin: shipped\n  location: models/{path.name}\n"
         f"  description: telephone prompts by one voice; word errors {100 * metrics['wer']:.1f} % on held-out prompts"
     )
+    part = evaluate(task, [ASSETS / "telephone_prompts/en/test.jsonl"])
+    print(
+        f"\n{sum(p.numel() for p in task.parameters()) / 1e6:.1f} million parameters, {size / 1e6:.1f} MB, "
+        f"word errors {100 * metrics['wer']:.1f} %, character errors {100 * metrics['cer']:.1f} % on "
+        f"{metrics['utterances']:.0f} held-out prompts, {100 * part['wer']:.1f} % of words on the "
+        f"{part['utterances']:.0f} that come with the package"
+    )
+    for name in ("conf-lockednow", "agent-loggedoff"):
+        print(name, "->", task.transcribe([ASSETS / f"telephone_prompts/en/{name}.opus"])[0].text)
 
 
 if __name__ == "__main__":
