@@ -14,7 +14,9 @@ import yaml
 import anemone
 from anemone.checkpoint.archive import read_archive
 from anemone.checkpoint.nemo import read_nemo, tensor_names
+from anemone.config import encode
 from anemone.errors import AnemoneError, ArchiveError
+from anemone.models.speech.quartznet import BlockConfig
 
 ASR = "nemo.collections.asr"
 BLOCK = {"filters": 8, "repeat": 1, "kernel": [3], "stride": [1], "dilation": [1], "dropout": 0.0, "residual": False}
@@ -34,7 +36,7 @@ CONFIG: dict[str, Any] = {
 
 OURS: dict[str, Any] = {
     "task": {"kind": "classification"},
-    "model": {"kind": "matchboxnet", "blocks": [{"separable": True, "repeat": 1, "residual": False}]},
+    "model": {"kind": "matchboxnet", "blocks": [encode(BlockConfig(d_model=8, kernel=3))]},
 }
 
 
