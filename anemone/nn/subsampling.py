@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anemone.nn.encoded import Encoded, keep_mask
-from anemone.nn.image import ImageConv
+from anemone.nn.image import ImageConv, in_stretches
 from anemone.types import Frames, Hidden
 
 Convolutional = Literal["striding", "dw_striding", "vggnet", "striding_conv1d", "dw_striding_conv1d"]
@@ -61,7 +61,7 @@ class ImageSubsampling(nn.Module):
         assert factor >= 2 and factor.bit_count() == 1, factor
         assert kind in ("striding", "dw_striding", "vggnet"), kind
         self.num_features, self.d_model, self.causal = num_features, d_model, causal
-        self.pools = kind == "vggnet"
+        self.pools, self.separable = kind == "vggnet", kind == "dw_striding"
         pads = (1, 1) if not causal else (2, 1)
         stages: list[nn.ModuleList] = []
         d_in, bins = 1, num_features
@@ -71,7 +71,7 @@ class ImageSubsampling(nn.Module):
             elif kind == "dw_striding" and stage:
                 convs = [
                     ImageConv(channels, channels, stride=2, pads=pads, groups=channels),
-                    ImageConv(channels, channels, kernel=1),
+                    ImageConv(channels, channels, kernel=1, pads=(0, 0)),
                 ]
             else:
                 convs = [ImageConv(d_in, channels, stride=2, pads=pads)]
@@ -87,6 +87,26 @@ class ImageSubsampling(nn.Module):
             x: features.
             x_len: valid frames.
         """
+        y, x_len = self.divided(x, x_len) if self.divides(x) else self.convolved(x, x_len)
+        return Encoded(self.output(y.transpose(1, 2).flatten(2)), x_len)  # (B, C, T, F) -> (B, T, C F)
+
+    def divides(self, x: Tensor) -> bool:
+        """Whether it is quicker to convolve in stretches: on a CPU, where no weight has to be put in another order."""
+        plain = type(x) is Tensor and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        return plain and self.separable and not x.requires_grad and not torch.compiler.is_compiling()
+
+    def divided(self, x: Tensor, x_len: Tensor) -> tuple[Tensor, Tensor]:
+        """All convolutions of features (B, T, F), and lengths: by `in_stretches`."""
+        convs = [conv for conv in self.stages.modules() if isinstance(conv, ImageConv)]
+        lengths, frames = [x_len.clamp(0, x.shape[1])], torch.tensor(x.shape[1])
+        for conv in convs:
+            lengths.append(half(lengths[-1], self.causal) if conv.stride > 1 else lengths[-1])
+            frames = half(frames, self.causal) if conv.stride > 1 else frames
+        rows = torch.stack([*lengths, frames.expand(len(x))], 1).tolist()
+        return in_stretches(x, rows, convs), lengths[-1]
+
+    def convolved(self, x: Tensor, x_len: Tensor) -> tuple[Tensor, Tensor]:
+        """All convolutions of features (B, T, F), and lengths: one after the other, with pooling."""
         y = x if whole(x_len, x.shape[1]) else x * keep_mask(x_len, x.shape[1])
         y = y.unsqueeze(3).permute(0, 3, 1, 2)  # (B, T, F) -> (B, C = 1, T, F), by its strides channels last
         for stage in self.stages:
@@ -99,7 +119,7 @@ class ImageSubsampling(nn.Module):
             if self.pools:
                 y = F.max_pool2d(y, 2, ceil_mode=True)
                 x_len = half(x_len, False)
-        return Encoded(self.output(y.transpose(1, 2).flatten(2)), x_len)  # (B, C, T, F) -> (B, T, C F)
+        return y, x_len
 
 
 def rectified(x: Tensor, x_len: Tensor) -> Tensor:
