@@ -91,6 +91,9 @@ def their_settings(config: Tree, files: Mapping[str, bytes], sizes: Sizes) -> Wr
     data |= {"labels": task["labels"]} if "labels" in task else {}
     target = task.pop("target")
     encoder = ENCODERS[model](config["model"], sizes)
+    if config["model"].get("tap_layers"):
+        shares, layers = config["loss"]["intermediate_weights"], config["model"]["tap_layers"]
+        encoder["interctc"] = {"loss_weights": list(shares), "apply_at_layers": list(layers)}
     tree = {
         "sample_rate": rate,
         **seen,

@@ -91,6 +91,8 @@ def recomputed(features: nn.Module) -> dict[str, Tensor]:
         part = {"dct_mat": features.cosines.T, spectrum: _window(features), **bank}
     else:
         return {}
+    if features.config.window == "none":
+        part = {name: value for name, value in part.items() if name != "window"}
     return {f"preprocessor.featurizer.{name}": value for name, value in part.items()}
 
 

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 import anemone
+from anemone.checkpoint.nemo import read_nemo
 from anemone.errors import ArchiveError, ConfigError
 from anemone.tasks import rebuild
 from anemone.tasks.nemo import save_nemo, written_out
@@ -87,7 +88,7 @@ REFUSED = [
     ({"features": {"kind": "given", "num_features": 8}}, r"`features.kind` must be one of \['log_mel', 'mfcc'\]"),
     (
         {"task": {"kind": "recognition", "tokenizer": {"kind": "bytes"}}},
-        r"`task.tokenizer.kind` must be characters, sentencepiece or wordpiece, but is 'bytes' instead",
+        r"`task.tokenizer.kind` must be characters, sentencepiece, wordpiece or aggregate, but is 'bytes' instead",
     ),
 ]
 
@@ -163,11 +164,36 @@ def test_settings_of_training_that_have_no_place_are_told(tmp_path):
     assert anemone.load(tmp_path / "one.nemo").labels == ("a", "b")
 
 
-def test_no_window_is_one_of_ones_without_which_nemo_fails(tmp_path):
+def test_a_window_of_ones_is_left_out(tmp_path):
     task = built(features={"kind": "log_mel", "window": "none"}, model={"kind": "quartznet", "size": "tiny"})
     with pytest.warns(UserWarning, match="leaves out"):
         save_nemo(task, tmp_path / "one.nemo")
-    settings, tensors = contents(tmp_path / "one.nemo")[:2]
-    assert settings["preprocessor"]["window"] == "ones"
-    assert torch.equal(tensors["preprocessor.featurizer.window"], torch.ones(400))
-    assert anemone.load(tmp_path / "one.nemo").parts.features.window == "none"
+    names = contents(tmp_path / "one.nemo")[1]
+    assert "preprocessor.featurizer.window" not in names and "preprocessor.featurizer.fb" in names
+
+
+def test_layers_whose_states_ctc_reads_too_stand_as_nemo_has_them(tmp_path):
+    golden = GOLDEN / "transducer_options/ctc_inner.nemo"
+    save_nemo(anemone.load(golden), tmp_path / "one.nemo")
+    assert contents(tmp_path / "one.nemo")[0]["interctc"] == {"loss_weights": [0.2, 0.3], "apply_at_layers": [0, 1]}
+    back = read_nemo(tmp_path / "one.nemo")
+    assert back.config["model"]["tap_layers"] == [0, 1] and back.config["loss"]["intermediate_weights"] == [0.2, 0.3]
+
+
+def test_tokenizers_by_language_stand_as_nemo_has_them(tmp_path):
+    pieces = (GOLDEN / "features/bpe_64.model").read_bytes()
+    members = [{"language": name, "tokenizer": {"kind": "sentencepiece"}} for name in ("en", "de")]
+    task = {"kind": "recognition", "tokenizer": {"kind": "aggregate", "members": members}}
+    model = {"kind": "quartznet", "size": "tiny"}
+    tree = {"task": task | {"prompt": {"format": "language"}}, "features": {"kind": "log_mel"}, "model": model}
+    files = {f"{name}.tokenizer.model": pieces for name in ("en", "de")}
+    save_nemo(rebuild(tree, files), tmp_path / "one.nemo")
+    group = contents(tmp_path / "one.nemo")[0]["tokenizer"]
+    assert group["type"] == "agg" and list(group["langs"]) == ["en", "de"]
+    assert anemone.load(tmp_path / "one.nemo").files() == files
+
+
+def test_only_a_predictor_of_cells_says_that_blank_pads(tmp_path):
+    for name, pads in (("multi_blank_stateless", False), ("rnnt_two_layers", True)):
+        save_nemo(anemone.load(GOLDEN / f"transducer_options/{name}.nemo"), tmp_path / "one.nemo")
+        assert ("blank_as_pad" in contents(tmp_path / "one.nemo")[0]["decoder"]) == pads

@@ -38,7 +38,7 @@ FRAMES: Table = {
     "window_stride": Rule("hop_ms", 0.01, _milliseconds, _seconds),
     "n_window_size": Only((None,)),
     "n_window_stride": Only((None,)),
-    "window": Rule("window", "hann", _window, lambda name: "ones" if name == "none" else name),
+    "window": Rule("window", "hann", _window, lambda name: None if name == "none" else name),
     "n_fft": Rule("n_fft", None),
     "lowfreq": Rule("low_hz", 0.0),
     "highfreq": Rule("high_hz", None),

@@ -199,7 +199,10 @@ def their_tokenizer(tokenizer: Tree, files: Mapping[str, bytes]) -> tuple[Tree, 
     kind = tokenizer["kind"]
     if kind == "characters":
         return {"labels": list(tokenizer["characters"])}, {}
-    must(kind in KINDS.values(), "task.tokenizer.kind", "characters, sentencepiece or wordpiece", value=kind)
+    if kind == "aggregate":
+        return _their_aggregate(tokenizer["members"], files)
+    rule = "characters, sentencepiece, wordpiece or aggregate"
+    must(kind in KINDS.values(), "task.tokenizer.kind", rule, value=kind)
     if kind == "wordpiece":
         named = {"vocab_path": ("vocab.txt", files["vocab.txt"])}
     else:
@@ -217,6 +220,22 @@ def their_tokenizer(tokenizer: Tree, files: Mapping[str, bytes]) -> tuple[Tree, 
         **{k: ARTIFACT + name for k, (name, _) in members.items()},
     }
     return {"tokenizer": group}, dict(members.values())
+
+
+def _their_aggregate(members: list[Tree], files: Mapping[str, bytes]) -> tuple[Tree, dict[str, bytes]]:
+    """Tokenizers by language, and their files."""
+    languages: Tree = {}
+    artifacts: dict[str, bytes] = {}
+    for member in members:
+        language, kind = member["language"], member["tokenizer"]["kind"]
+        rule = "sentencepiece or wordpiece"
+        must(kind in KINDS.values(), f"task.tokenizer.members.{language}.kind", rule, value=kind)
+        prefix = f"{language}."
+        own = {name.removeprefix(prefix): data for name, data in files.items() if name.startswith(prefix)}
+        written, named = their_tokenizer(member["tokenizer"], own)
+        languages[language] = written["tokenizer"]
+        artifacts |= named
+    return {"tokenizer": {"dir": None, "type": "agg", "langs": languages}}, artifacts
 
 
 def _pieces(model: bytes) -> tuple[bytes, bytes]:

@@ -108,7 +108,8 @@ def _their_predictor(predictor: Tree, sizes: Sizes) -> Tree:
         outer["normalization_mode"] = "layer" if predictor["normalize"] else None
     if "rnn_hidden_size" in net:
         net["rnn_hidden_size"] = predictor["d_cell"] or -1
-    return {"_target_": name, "vocab_size": sizes.vocab_size, "blank_as_pad": True, "prednet": net, **outer}
+    pads = {"blank_as_pad": True} if predictor["kind"] == "lstm" else {}  # NeMo's other class has no such setting
+    return {"_target_": name, "vocab_size": sizes.vocab_size, **pads, "prednet": net, **outer}
 
 
 def _their_joint(head: Tree, labels: list[str], special: Tree, sizes: Sizes) -> Tree:
