@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from anemone.losses.lattice import arcs_of, sum_paths
 
-SLABS = {"cpu": 1 << 20}  # scores that are in work at a time, by device: 4 MiB, which a CPU's cache nearly holds
+SLABS = {"cpu": 1 << 18}  # scores that are in work at a time, by device: 1 MiB, which a cache holds
 SLAB = 1 << 26  # elsewhere
 
 Slab = tuple[int, slice, slice]  # number of the utterance, its frames, its nodes

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anemone.config import must, of_kind
+from anemone.nn.dropout import dropout
 from anemone.nn.heads import CTCHead, LabelLogProbs
 from anemone.types import Acoustic, Frames, Hidden, Labels, Logits, LogProbs, Textual, Tokens
 
@@ -365,7 +366,7 @@ class Joint(nn.Module):
         Args:
             x: a sum at each node; any axes may stand for frames and labels.
         """
-        out: Tensor = self.linear(F.dropout(self.activation(x), self.dropout, self.training))
+        out: Tensor = self.linear(dropout(self.activation(x), self.dropout, self.training))
         return out
 
 
