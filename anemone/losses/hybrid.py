@@ -8,6 +8,7 @@ from torch import Tensor
 from anemone.config import load_class, must, of_kind
 from anemone.losses import Criterion, LossSum
 from anemone.losses.ctc import CTCConfig, check_shares
+from anemone.losses.transducer import kind_of
 
 TRANSDUCERS = {
     "multi_blank": "anemone.losses.transducer:MultiBlankConfig",
@@ -67,5 +68,4 @@ class HybridLossConfig:
         return found
 
     def _of_transducer(self, head: Any) -> Any:
-        kind = "tdt" if head.durations else "multi_blank" if head.big_blanks else "rnnt"
-        return self.transducer or load_class(TRANSDUCERS[kind])()
+        return self.transducer or load_class(TRANSDUCERS[kind_of(head)])()

@@ -112,9 +112,13 @@ class MultiBlankConfig(RNNTConfig):
         return _criterion(head, self.reduction, partial(loss, fastemit=self.fastemit, clamp=self.clamp))
 
 
+def kind_of(head: Any) -> str:
+    """Returns the kind of loss that fits a head, by its ``durations`` and ``big_blanks``."""
+    return "tdt" if head.durations else "multi_blank" if head.big_blanks else "rnnt"
+
+
 def _kind_for(head: Any) -> str:
-    kind = "tdt" if head.durations else "multi_blank" if head.big_blanks else "rnnt"
-    return f"{kind} for a head with durations {list(head.durations)} and big blanks {list(head.big_blanks)}"
+    return f"{kind_of(head)} for a head with durations {list(head.durations)} and big blanks {list(head.big_blanks)}"
 
 
 def _criterion(head: Any, reduction: Reduction, loss: Callable[..., Tensor]) -> Criterion:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from anemone.config import must
 from anemone.nn.encoded import keep_mask
+from anemone.nn.relative import sinusoids
 from anemone.nn.transformer import Activation, KeysValues, TransformerBlock
 from anemone.types import Acoustic, Frames, Labels, LogProbs, Tokens
 
@@ -245,7 +246,9 @@ class AttentionHead(nn.Module):
         if config.positions == "learned":
             self.positions = nn.Parameter(torch.empty(self.max_len, self.d_model))
         else:
-            self.register_buffer("positions", sinusoids(self.max_len, self.d_model), persistent=False)
+            places = torch.arange(self.max_len, dtype=torch.float32)
+            table = sinusoids(places, self.d_model) / math.sqrt(self.d_model)
+            self.register_buffer("positions", table, persistent=False)
         self.embedding_norm = nn.LayerNorm(self.d_model) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout_embedding)
         self.decoder = config.decoder.build(self.d_model, memory=True)
@@ -325,15 +328,3 @@ class AttentionHead(nn.Module):
             x = layer(x, causal=not first, memory=state.memory[i], memory_keep=state.keep, own=own)
         logits = self.output(self.decoder.norm(x))
         return logits.float().log_softmax(-1), state._replace(past=past)
-
-
-def sinusoids(num: int, d_model: int) -> Tensor:
-    """Computes sines and cosines of positions (arXiv:1706.03762, section 3.5), divided by sqrt(width): (num, d_model).
-
-    Args:
-        num: number of positions.
-        d_model: width.
-    """
-    rates = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float32) * (-math.log(10_000.0) / d_model))
-    angles = torch.arange(num, dtype=torch.float32)[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1) / math.sqrt(d_model)
