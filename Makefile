@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-ray setup check format slurm parity bench bench-asr bench-augment bench-index bench-llm bench-loading bench-losses bench-plan docs clean
+.PHONY: demo test test-slow recipes test-ray setup check format slurm parity bench bench-asr bench-augment bench-index bench-llm bench-loading bench-losses bench-plan docs clean
 
 demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
 	$(BIN)/python recipes/telephone_words/demo.py
@@ -13,6 +13,9 @@ test: setup check  ## gates and the whole suite
 
 test-slow: setup  ## runs that need downloads or minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests
+
+recipes: setup  ## fetch the recorded data of each recipe and train on it for a little; needs apt-get and dpkg
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/recipes
 
 test-ray: setup  ## augmentation and tars on a local Ray cluster; installs Ray
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'

@@ -3,6 +3,7 @@
 import importlib
 import json
 import struct
+import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
+
+from anemone.training.experiment import train
+from anemone.training.settings import experiment
 
 RECIPE = Path(__file__).parents[2] / "recipes/amazon_queen"
 
@@ -163,3 +167,15 @@ def test_characters_are_held_out_and_what_no_word_renders_is_left_out(prepare, d
     ]
     info = soundfile.info(tmp_path / "out" / rows[0]["audio_filepath"])
     assert (info.samplerate, info.duration) == (16_000, pytest.approx(rows[0]["duration"]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_lines_can_be_fetched_and_a_run_scores_characters_held_out(tmp_path, monkeypatch):
+    """Needs apt-get and dpkg; some minutes."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, RECIPE / "prepare.py", "data/amazon_queen"], check=True)
+    settings = ["trainer.max_epochs=null", "trainer.max_steps=20", "run.progress=none"]
+    result = train(experiment("amazon_queen_fastconformer_ctc", settings))
+    lines = Path("data/amazon_queen/test.jsonl").read_text("utf-8").splitlines()
+    assert result.metrics["test/utterances"] == len(lines) > 100 and result.metrics["test/cer"] <= 1

@@ -3,6 +3,7 @@
 import gzip
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+
+from anemone.training.experiment import train
+from anemone.training.settings import experiment
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -82,3 +86,14 @@ def test_manifests_are_written_of_unpacked_packages(prepare, tmp_path):
     assert row["written"].startswith("Say it, a") and row["text"] == row["written"].lower().replace(",", "")
     assert (row["lang"], row["duration"]) == ("en", pytest.approx(1.0, abs=0.01))
     assert (tmp_path / "out/en" / row["audio_filepath"]).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_prompts_can_be_fetched_and_a_run_scores_those_held_out(tmp_path, monkeypatch):
+    """Needs apt-get and dpkg; some minutes."""
+    monkeypatch.chdir(tmp_path)
+    script = RECIPES / "telephone_prompts/prepare.py"
+    subprocess.run([sys.executable, script, "data/telephone_prompts", "--langs", "en"], check=True)
+    result = train(experiment("telephone_prompts_en_fastconformer_ctc", ["trainer.max_epochs=2", "run.progress=none"]))
+    assert result.metrics["test/utterances"] == 51 and 0 < result.metrics["test/cer"] <= 1

@@ -5,8 +5,12 @@ import warnings
 import pytest
 import torch
 
+import anemone
 from anemone.data.batch import Batch
+from anemone.features.tokenizer_training import TokenizerTrainingConfig, train_tokenizer
 from anemone.metrics.wer import cer, wer
+from anemone.tasks import rebuild
+from anemone.tasks.recognition import Transcript
 from anemone.testing import speech, tiny
 
 
@@ -69,3 +73,26 @@ def test_it_learns_a_batch_by_heart():
         (total / count).backward()
         optimizer.step()
     assert task.eval().summarize(task.evaluate(batch))["wer"] == 0
+
+
+@pytest.mark.parametrize("kind", ["characters", "sentencepiece"])
+def test_written_mandarin_goes_through_tokenizer_archive_and_character_errors(kind, tmp_path):
+    texts = ["今天天气很好", "明天不下雨", "我们去学校", "他说中文", "今天不去学校"]
+    tokenizer: dict = {"kind": "characters", "characters": sorted(set("".join(texts)))}
+    if kind == "sentencepiece":
+        config = TokenizerTrainingConfig(vocab_size=len(tokenizer["characters"]) + 8)
+        (tmp_path / "zh.model").write_bytes(train_tokenizer(texts, config)["tokenizer.model"])
+        tokenizer = {"kind": "sentencepiece", "path": str(tmp_path / "zh.model")}
+    model = {"kind": "quartznet", "size": "tiny"}
+    features = {"kind": "log_mel", "num_mels": 20}
+    task = rebuild({"task": {"kind": "recognition", "tokenizer": tokenizer}, "model": model, "features": features})
+    assert [task.tokenizer.decode(task.encode(text)) for text in texts] == texts
+    anemone.save(task, tmp_path / "zh.anemone")
+    (tmp_path / "zh.model").unlink(missing_ok=True)
+    back = anemone.load(tmp_path / "zh.anemone")
+    assert [back.encode(text) for text in texts] == [task.encode(text) for text in texts]
+    batch = batch_of(back, texts[:2], (1.2, 1.0))
+    heard = [Transcript("今天气不好", []), Transcript("明天不下雨", [])]
+    with torch.no_grad():
+        metrics = back.summarize(back.scored(back.output(batch), batch, heard))
+    assert metrics["cer"] == pytest.approx(2 / 11) and metrics["wer"] == pytest.approx(1 / 2)
