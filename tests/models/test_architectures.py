@@ -131,9 +131,11 @@ def test_it_compiles_as_one_graph_for_training(kind):
     got = torch.compile(encoder, fullgraph=True, backend="aot_eager")(x, x_len).x
     assert torch.allclose(got, want, atol=1e-5)
     got.pow(3).sum().backward()
-    scale = max(gradient.abs().max().item() for gradient in gradients)  # before a normalisation, a bias has none
+    # before a normalisation a bias has none: what stands there is the rounding of sums that cancel, some 1e-7 of each
+    # of thousands of terms
+    scale = max(gradient.abs().max().item() for gradient in gradients)
     for (name, p), gradient in zip(encoder.named_parameters(), gradients, strict=True):
-        assert torch.allclose(p.grad, gradient, rtol=1e-4, atol=1e-6 * scale + 1e-4 * gradient.abs().max()), name
+        assert torch.allclose(p.grad, gradient, rtol=1e-4, atol=1e-5 * scale + 1e-4 * gradient.abs().max()), name
 
 
 @torch.no_grad()
