@@ -12,7 +12,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from anemone.config import nearest
@@ -101,6 +101,8 @@ def run(verb: str, words: Sequence[str]) -> int:
     if unknown:
         options = [option for action in parser._actions for option in action.option_strings]
         raise ConfigError(f"`{unknown[0]}` is not an option of `{parser.prog}`.{nearest(unknown[0], options)}")
+    if verb in GROUPS:
+        raise ConfigError(f"`{args.verb}` must stand right after `anemone {verb}`.")
     return int(module.run(args))
 
 
@@ -123,8 +125,25 @@ def parser_of(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     """Returns the parser of a verb, such as ``train`` or ``data convert``, and its module."""
     module = importlib.import_module("anemone.cli." + re.sub("[ -]", "_", verb))
     parser = Parser(prog=f"anemone {verb}", description=module.__doc__, allow_abbrev=False, formatter_class=_Plain)
-    module.arguments(parser)
+    if verb in GROUPS:
+        list_verbs(parser, module.VERBS)
+    else:
+        module.arguments(parser)
     return parser, module
+
+
+def list_verbs(parser: argparse.ArgumentParser, verbs: Mapping[str, str]) -> None:
+    """Lets a verb take one of its own verbs, and its help list them.
+
+    Args:
+        parser: of the verb.
+        verbs: name -> what it does, in a line.
+    """
+    width = max(map(len, verbs))
+    lines = [f"  {name:<{width}}  {line}" for name, line in verbs.items()]
+    parser.usage = f"{parser.prog} VERB ..."
+    parser.epilog = "\n".join(["verbs:", *lines, "", f"`{parser.prog} VERB --help` says how a verb is used."])
+    parser.add_argument("verb", metavar="VERB", choices=list(verbs), help="one of those below")
 
 
 class _Plain(argparse.RawDescriptionHelpFormatter):

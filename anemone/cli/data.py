@@ -5,10 +5,6 @@
 One file a verb, ``data_VERB.py``, imported when its verb is asked for.
 """
 
-import argparse
-
-from anemone.errors import ConfigError
-
 VERBS = {
     "convert": "write a data set in another format",
     "augment": "write changed copies of the recordings of a data set",
@@ -21,17 +17,3 @@ VERBS = {
     "merge": "write several data sets as one",
     "speech-commands": "make manifests of Google's Speech Commands",
 }
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the verb takes."""
-    width = max(map(len, VERBS))
-    lines = [f"  {name:<{width}}  {line}" for name, line in VERBS.items()]
-    parser.usage = "anemone data VERB ..."
-    parser.epilog = "\n".join(["verbs:", *lines, "", "`anemone data VERB --help` says how a verb is used."])
-    parser.add_argument("verb", metavar="VERB", choices=list(VERBS), help="one of those below")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Never does anything: with a verb in its place, the verb's module runs."""
-    raise ConfigError(f"`{args.verb}` must stand right after `anemone data`.")

@@ -50,8 +50,11 @@ def run(args: argparse.Namespace) -> int:
         refuse(args)
         found: dict[str, Any] = {"model": args.model, "data": args.data, **system.metrics}
         if args.json:
-            print(json.dumps(found | ({"confusions": system.mistakes} if system.confused else {}), ensure_ascii=False))
+            confused = {} if system.mistakes is None else {"confusions": system.mistakes}
+            print(json.dumps(found | confused, ensure_ascii=False))
             return 0
+        from anemone.training.evaluation import told
+
         print(table([{"metric": name, "value": value} for name, value in told(system.metrics).items()]))
         if system.mistakes:
             print(f"\n{table(system.mistakes)}")
@@ -81,9 +84,9 @@ class System(NamedTuple):
     """What was found out about a model."""
 
     metrics: dict[str, float]
-    mistakes: list[dict[str, Any]]
-    confused: bool
-    """Whether it is a classifier, which has confusions."""
+
+    mistakes: list[dict[str, Any]] | None
+    """The confusions of a classifier."""
 
     heard: "list[Heard] | None"
     """Utterance by utterance, where it is a recogniser."""
@@ -96,7 +99,7 @@ def measured(args: argparse.Namespace, model: str) -> System:
         ConfigError: a model without data.
     """
     if Path(model).suffix in (".jsonl", ".json"):
-        return System({}, [], False, read(Path(model)))
+        return System({}, None, read(Path(model)))
     if not args.data:
         raise ConfigError(f"`DATA` must name manifests or texts to measure `{model}` on, but there is none.")
     from anemone.cli.recordings import loaded
@@ -108,16 +111,9 @@ def measured(args: argparse.Namespace, model: str) -> System:
     data = evaluation.evaluation_data(task, args.data, **how)
     if isinstance(task, RecognitionTask):
         states, heard = evaluation.heard(task, args.data, data)
-        return System(evaluation.summarize(task, states), [], False, heard)
+        return System(evaluation.summarize(task, states), None, heard)
     states = evaluation.states_of(task, args.data, data)
-    return System(evaluation.summarize(task, states), confusions(task, states), "confusion" in states, None)
-
-
-def told(metrics: dict[str, float]) -> dict[str, float]:
-    """See `anemone.training.evaluation.told`."""
-    from anemone.training import evaluation
-
-    return evaluation.told(metrics)
+    return System(evaluation.summarize(task, states), confusions(task, states), None)
 
 
 def save(path: Path, heard: "list[Heard]") -> None:
@@ -164,13 +160,13 @@ def read(path: Path) -> "list[Heard]":
     return heard
 
 
-def confusions(task: "Task", states: "States") -> list[dict[str, Any]]:
-    """The most frequent mistakes of a classifier: label, what it was taken for, how often."""
+def confusions(task: "Task", states: "States") -> list[dict[str, Any]] | None:
+    """The most frequent mistakes of a classifier: label, what it was taken for, how often; None for other tasks."""
     from anemone.metrics.confusion import confused
     from anemone.tasks.classification import ClassificationTask
 
     if not isinstance(task, ClassificationTask):
-        return []
+        return None
     return [
         {"label": task.labels[label], "taken_for": task.labels[other], "times": number}
         for label, other, number in confused(states["confusion"])

@@ -29,7 +29,7 @@ def compared(system: "tuple[str, Sequence[Heard]]", against: "tuple[str, Sequenc
     Raises:
         DataError: they did not hear the same utterances, or the references differ.
     """
-    from anemone.metrics.recognition import contrast, report
+    from anemone.metrics.recognition import contrast, overall
 
     (name, heard), (other_name, other) = system, against
     if other is None:
@@ -42,7 +42,7 @@ def compared(system: "tuple[str, Sequence[Heard]]", against: "tuple[str, Sequenc
     if changed := [i for i in ours if ours[i].reference != theirs[i].reference]:
         raise DataError(f"`{name}` and `{other_name}` must have the same references, but {changed[0]!r} has two.")
     pairs = [theirs[i] for i in ours]
-    return {"against": {"model": other_name, "all": report(pairs)["all"], "contrast": contrast(pairs, heard)}}
+    return {"against": {"model": other_name, "all": overall(pairs), "contrast": contrast(pairs, heard)}}
 
 
 def as_text(found: Tree) -> str:

@@ -67,13 +67,18 @@ def report(heard: Sequence[Heard], by: Sequence[str] = ()) -> Tree:
     groups = {column: _groups([row.columns.get(column) for row in heard]) for column in by}
     return {
         "all": rates(words, characters),
-        "plain": rates(_counts(bare := [_plain(row) for row in heard], str.split), _counts(bare, list)),
+        "plain": overall([_plain(row) for row in heard]),
         "slices": {
             column: {name: rates(words[at], characters[at]) for name, at in found.items()}
             for column, found in groups.items()
         },
         **mistakes(heard),
     }
+
+
+def overall(heard: Sequence[Heard]) -> Tree:
+    """Returns the `rates` of all answers of a system."""
+    return rates(_counts(heard, str.split), _counts(heard, list))
 
 
 def rates(words: Counts, characters: Counts) -> Tree:
