@@ -60,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
             print(f"\n{table(system.mistakes)}")
         return 0
     from anemone.cli.evaluation_report import as_page, as_text, compared
+    from anemone.features.text import plain
     from anemone.metrics.recognition import report
 
-    found = {"model": args.model, "data": args.data, **system.metrics, **report(system.heard, args.by)}
+    found = {"model": args.model, "data": args.data, **system.metrics, **report(system.heard, args.by, plain=plain)}
     if args.against:
         found |= compared((args.model, system.heard), (args.against, measured(args, args.against).heard))
     if args.save:

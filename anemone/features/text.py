@@ -74,3 +74,17 @@ class Writing(NamedTuple):
         if character in self.config.kept or not is_punctuation(character):
             return character
         return "" if character in APOSTROPHES else " "
+
+
+def plain(text: str) -> str:
+    """Returns a text in lower case and without punctuation, but for apostrophes within words: what scores forgive.
+
+    Example:
+        >>> plain("Don't stop -- it's OK, said 'Bob'!")
+        "don't stop it's ok said bob"
+    """
+    words = (word.strip("'") for word in _PLAIN(text).split())
+    return " ".join(word for word in words if word)
+
+
+_PLAIN = TextConfig().build()

@@ -3,7 +3,6 @@
 All is computed from utterances of which reference and hypothesis are known as text, however they came about.
 """
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -39,35 +38,25 @@ class Heard(NamedTuple):
     """Where it lies, and from which second on."""
 
 
-def plain(text: str) -> str:
-    """Returns a text in lower case and without punctuation, but for apostrophes within words.
-
-    Example:
-        >>> plain("Don't stop -- it's OK, said 'Bob'!")
-        "don't stop it's ok said bob"
-    """
-    text = text.casefold().replace("\u2019", "'")
-    kept = (c if c == "'" or not unicodedata.category(c).startswith(("P", "S")) else " " for c in text)
-    words = "".join(kept).split()
-    return " ".join(word for word in (word.strip("'") for word in words) if word)
-
-
-def report(heard: Sequence[Heard], by: Sequence[str] = ()) -> Tree:
+def report(heard: Sequence[Heard], by: Sequence[str] = (), *, plain: Callable[[str], str]) -> Tree:
     """Describes how good a system is.
 
     Args:
         heard: its answers.
         by: columns whose values the utterances are also grouped by, numbers in quarters.
+        plain: takes from a text what a second rate forgives, such as `anemone.features.text.plain`.
 
     Returns:
-        ``all`` (see `rates`), ``plain``, the same without case and punctuation, ``slices`` (column -> value -> rates),
+        ``all`` (see `rates`), ``plain``, the same of plain texts, ``slices`` (column -> value -> rates),
         and ``confusions``, ``deleted``, ``inserted``: the commonest mistakes and how often each was made.
     """
     words, characters = _counts(heard, str.split), _counts(heard, list)
     groups = {column: _groups([row.columns.get(column) for row in heard]) for column in by}
     return {
         "all": rates(words, characters),
-        "plain": overall([_plain(row) for row in heard]),
+        "plain": overall(
+            [row._replace(reference=plain(row.reference), hypothesis=plain(row.hypothesis)) for row in heard]
+        ),
         "slices": {
             column: {name: rates(words[at], characters[at]) for name, at in found.items()}
             for column, found in groups.items()
@@ -147,10 +136,6 @@ def _counts(heard: Sequence[Heard], cut: Callable[[str], Sequence[str]]) -> Coun
 def _errors(counts: Counts) -> Counts:
     """(N, 2) edits and length."""
     return np.stack([counts[:, :3].sum(1), counts[:, 3]], 1)
-
-
-def _plain(row: Heard) -> Heard:
-    return row._replace(reference=plain(row.reference), hypothesis=plain(row.hypothesis))
 
 
 def _groups(values: Sequence[Any]) -> dict[str, list[int]]:

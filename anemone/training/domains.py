@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anemone.errors import DataError
-from anemone.metrics.recognition import report
+from anemone.metrics.recognition import overall
 from anemone.tasks.recognition import RecognitionTask
 from anemone.tasks.task import Task
 from anemone.training import evaluation
@@ -68,7 +68,7 @@ def _measured(
         return evaluation.evaluate(task, manifests, batch_size=batch_size), {}
     data = evaluation.evaluation_data(task, manifests, batch_size=batch_size)
     states, heard = evaluation.heard(task, manifests, data)
-    rates = report(heard)["all"]
+    rates = overall(heard)
     names = ("wer", "cer")
     metrics = evaluation.summarize(task, states) | {name: rates[name] for name in names}
     return metrics, {name: rates[f"{name}_interval"] for name in names}

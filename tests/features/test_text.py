@@ -6,7 +6,7 @@ import pytest
 
 from anemone.config import decode
 from anemone.errors import ConfigError
-from anemone.features.text import TextConfig
+from anemone.features.text import TextConfig, plain
 
 SAID = "  “Ça va?” — Señor  O\u2019Neil\u2019s ﬁle, No. 5: 50% "
 
@@ -38,3 +38,11 @@ def test_impossible_settings_are_refused():
         TextConfig(kept="a")
     with pytest.raises(ConfigError, match="`replace` must be of texts that are not empty"):
         TextConfig(replace={"": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [("«Où?» — là…", "où là"), ("你好\uff0c世界\u3002", "你好 世界"), ("'tis 5 o\u2019clock", "tis 5 o'clock")],
+)
+def test_plain_text_of_other_scripts(text, bare):
+    assert plain(text) == bare
