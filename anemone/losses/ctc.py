@@ -101,6 +101,17 @@ def ctc_loss(
         x = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32)).transpose(0, 1)  # (B, T, V) -> (T, B, V)
         blank = log_probs.shape[-1] - 1
         losses = F.ctc_loss(x, targets, log_probs_len, target_len, blank=blank, reduction="none", zero_infinity=True)
+    return reduced(losses, target_len, reduction)
+
+
+def reduced(losses: Tensor, target_len: Tensor, reduction: Reduction) -> LossSum:
+    """Sums the losses (B,) of utterances, and says what to divide the sum by.
+
+    Args:
+        losses: one for each utterance.
+        target_len: (B,) tokens.
+        reduction: see `CTCConfig.reduction`.
+    """
     if reduction == "mean":
         losses = losses / target_len.clamp(min=1)
     divisor = target_len.sum() if reduction == "mean_volume" else target_len.new_full((), len(target_len))

@@ -6,15 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from anemone.config import load_class, must, of_kind
-from anemone.losses import Criterion, LossSum
+from anemone.losses import LOSSES, Criterion, LossSum
 from anemone.losses.ctc import CTCConfig, check_shares
 from anemone.losses.transducer import kind_of
 
-TRANSDUCERS = {
-    "multi_blank": "anemone.losses.transducer:MultiBlankConfig",
-    "rnnt": "anemone.losses.transducer:RNNTConfig",
-    "tdt": "anemone.losses.transducer:TDTConfig",
-}
+TRANSDUCERS = {kind: LOSSES[kind] for kind in ("multi_blank", "rnnt", "tdt")}
 
 
 @dataclass(frozen=True, kw_only=True)

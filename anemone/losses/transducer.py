@@ -7,23 +7,24 @@ the few that an alignment can use are kept; padding is not even looked at. The g
 probability that goes through each arc, carried through the softmax.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from anemone.config import must
 from anemone.losses import Criterion, LossSum
-from anemone.losses.ctc import Reduction
+from anemone.losses.ctc import Reduction, reduced
 from anemone.losses.slabs import Fused, Given, Kind, Problem, Texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class RNNTConfig:
     """Transducers whose blank advances one frame (arXiv:1211.3711)."""
+
+    kind: ClassVar[str] = "rnnt"
+    """What a config calls it, see `kind_of`."""
 
     reduction: Reduction = "mean_batch"
     """What the loss is a mean over: utterances (mean_batch), target tokens (mean_volume), or utterances after each
@@ -40,7 +41,7 @@ class RNNTConfig:
         must(self.clamp >= 0, "clamp", "0 or more", value=self.clamp)
 
     def build(self, head: Any) -> Criterion:
-        """Returns `fused_transducer_loss` of what the head gives, with this reduction.
+        """Returns `fused_transducer_loss` of what the head gives, with these settings.
 
         Args:
             head: has a ``joint``, ``durations`` and ``big_blanks``.
@@ -48,10 +49,18 @@ class RNNTConfig:
         Raises:
             ConfigError: the head is that of another loss.
         """
-        must(not head.durations and not head.big_blanks, "loss.kind", _kind_for(head), value="rnnt")
-        return _criterion(
-            head, self.reduction, partial(fused_transducer_loss, fastemit=self.fastemit, clamp=self.clamp)
-        )
+        fits = kind_of(head)
+        rule = f"{fits} for a head with durations {list(head.durations)} and big blanks {list(head.big_blanks)}"
+        must(self.kind == fits, "loss.kind", rule, value=self.kind)
+        settings: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "reduction"}
+        settings |= {"durations": tuple(head.durations), "big_blanks": tuple(head.big_blanks)}
+
+        def criterion(output: Any, targets: Tensor, target_len: Tensor) -> LossSum:
+            x, predicted, x_len = output.x, output.predicted, output.x_len
+            losses = fused_transducer_loss(x, predicted, head.joint, x_len, targets, target_len, **settings)
+            return reduced(losses, target_len, self.reduction)
+
+        return criterion
 
     def infeasible(self, head: Any, x_len: Tensor, targets: Tensor, target_len: Tensor) -> Tensor:
         """Finds the utterances that no alignment fits, see `infeasible`."""
@@ -61,6 +70,9 @@ class RNNTConfig:
 @dataclass(frozen=True, kw_only=True)
 class TDTConfig(RNNTConfig):
     """Token-and-duration transducers (arXiv:2304.06795)."""
+
+    kind: ClassVar[str] = "tdt"
+    """What a config calls it."""
 
     sigma: float = 0.0
     """What is taken from each log-probability of a token or blank, so that ways with few of them pay less."""
@@ -73,23 +85,13 @@ class TDTConfig(RNNTConfig):
         must(self.sigma >= 0, "sigma", "0 or more", value=self.sigma)
         must(0 <= self.omega <= 1, "omega", "between 0 and 1", value=self.omega)
 
-    def build(self, head: Any) -> Criterion:
-        """Returns `fused_transducer_loss` of what the head gives, with this reduction.
-
-        Args:
-            head: has a ``joint``, ``durations`` and ``big_blanks``.
-
-        Raises:
-            ConfigError: the head is that of another loss.
-        """
-        must(bool(head.durations), "loss.kind", _kind_for(head), value="tdt")
-        loss = partial(fused_transducer_loss, durations=tuple(head.durations), sigma=self.sigma, omega=self.omega)
-        return _criterion(head, self.reduction, partial(loss, fastemit=self.fastemit, clamp=self.clamp))
-
 
 @dataclass(frozen=True, kw_only=True)
 class MultiBlankConfig(RNNTConfig):
     """Transducers with blanks that skip several frames (arXiv:2211.03541)."""
+
+    kind: ClassVar[str] = "multi_blank"
+    """What a config calls it."""
 
     sigma: float = 0.0
     """What is taken from each log-probability, so that ways with few steps, by big blanks, pay less."""
@@ -98,38 +100,10 @@ class MultiBlankConfig(RNNTConfig):
         super().__post_init__()
         must(self.sigma >= 0, "sigma", "0 or more", value=self.sigma)
 
-    def build(self, head: Any) -> Criterion:
-        """Returns `fused_transducer_loss` of what the head gives, with this reduction.
-
-        Args:
-            head: has a ``joint``, ``durations`` and ``big_blanks``.
-
-        Raises:
-            ConfigError: the head is that of another loss.
-        """
-        must(bool(head.big_blanks), "loss.kind", _kind_for(head), value="multi_blank")
-        loss = partial(fused_transducer_loss, big_blanks=tuple(head.big_blanks), sigma=self.sigma)
-        return _criterion(head, self.reduction, partial(loss, fastemit=self.fastemit, clamp=self.clamp))
-
 
 def kind_of(head: Any) -> str:
     """Returns the kind of loss that fits a head, by its ``durations`` and ``big_blanks``."""
     return "tdt" if head.durations else "multi_blank" if head.big_blanks else "rnnt"
-
-
-def _kind_for(head: Any) -> str:
-    return f"{kind_of(head)} for a head with durations {list(head.durations)} and big blanks {list(head.big_blanks)}"
-
-
-def _criterion(head: Any, reduction: Reduction, loss: Callable[..., Tensor]) -> Criterion:
-    def criterion(output: Any, targets: Tensor, target_len: Tensor) -> LossSum:
-        losses = loss(output.x, output.predicted, head.joint, output.x_len, targets, target_len)
-        if reduction == "mean":
-            losses = losses / target_len.clamp(min=1)
-        divisor = target_len.sum() if reduction == "mean_volume" else target_len.new_full((), len(target_len))
-        return LossSum(losses.sum(), divisor.to(losses.dtype))
-
-    return criterion
 
 
 def transducer_loss(
