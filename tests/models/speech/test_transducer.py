@@ -1,22 +1,18 @@
-"""Heads of transducers: predictors by their definition, first values, ports, gradients, compilation, refusals."""
-
-import math
+"""Heads of transducers: ports, gradients, padding, compilation, refusals."""
 
 import pytest
 import torch
 
 from anemone.config import decode
 from anemone.errors import ConfigError, PortError
+from anemone.models.speech.predictors import StatelessConfig
 from anemone.models.speech.quartznet import QuartzNetConfig
-from anemone.models.speech.transducer import HybridConfig, LSTMConfig, LSTMPredictor, StatelessConfig, TransducerConfig
+from anemone.models.speech.transducer import HybridConfig, TransducerConfig
 from anemone.types import Chain, checked
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 PREDICTORS = {
     "lstm": {"kind": "lstm", "d_model": 8, "num_layers": 2, "dropout": 0.0},
-    "projected": {"kind": "lstm", "d_model": 8, "d_cell": 12, "dropout": 0.0},
     "stateless": {"kind": "stateless", "d_model": 8, "context": 3, "normalize": True},
-    "bigram": {"kind": "stateless", "d_model": 8, "context": 1},
 }
 BATCH = torch.randn(2, 7, 6), torch.tensor([7, 4]), torch.tensor([[1, 4, 2], [0, 3, 0]]), torch.tensor([3, 2])
 
@@ -24,50 +20,6 @@ BATCH = torch.randn(2, 7, 6), torch.tensor([7, 4]), torch.tensor([[1, 4, 2], [0,
 def head_of(config=TransducerConfig, predictor="lstm", **settings):
     tree = {"predictor": PREDICTORS[predictor], "d_joint": 10, "dropout": 0.0, **settings}
     return decode(config, tree).build(d_model=6, vocab_size=5).eval()
-
-
-@pytest.mark.parametrize("predictor", PREDICTORS)
-def test_a_step_at_a_time_gives_what_the_whole_text_gives(predictor):
-    network = head_of(predictor=predictor).predictor
-    tokens = BATCH[2]
-    whole, state = network(tokens), network.start(2)
-    for place, token in enumerate([torch.tensor([5, 5]), *tokens.T]):
-        said, state = network.step(token, state)
-        torch.testing.assert_close(said, whole[:, place], atol=1e-6, rtol=0)
-
-
-def test_the_lstm_is_that_of_pytorch_over_a_beginning_of_zeros():
-    network = head_of(predictor="projected").predictor
-    reference = torch.nn.LSTM(8, 12, proj_size=8, batch_first=True)
-    reference.load_state_dict(network.lstm.state_dict())
-    embedded = torch.cat([torch.zeros(2, 1, 8), network.embedding(BATCH[2])], 1)
-    torch.testing.assert_close(network(BATCH[2]), reference(embedded)[0])
-
-
-def test_a_stateless_predictor_joins_the_last_tokens():
-    network = head_of(predictor="stateless", activation="tanh").predictor
-    tables = [table.weight for table in network.embeddings]
-    assert [table.shape[1] for table in tables] == [6, 1, 1]
-    expected = torch.cat([tables[0][2], tables[1][4], tables[2][1]])  # after 1, 4, 2
-    torch.testing.assert_close(network(BATCH[2])[0, 3], torch.nn.functional.layer_norm(expected, (8,)))
-    assert not network(BATCH[2])[:, 0].any()
-
-
-def test_gates_begin_as_asked():
-    gates = slice(8, 16)
-    lstm = LSTMConfig(d_model=8, forget_bias=2.0, recurrent_bias_scale=0.5, init_scale=0.5).build(5).lstm
-    assert torch.equal(lstm.bias_ih_l0[gates], torch.ones(8)) and lstm.bias_hh_l0[gates].abs().max() < 0.25 / math.sqrt(
-        8
-    )
-    lstm = LSTMConfig(d_model=8, max_memory=20).build(5).lstm
-    assert torch.equal(lstm.bias_ih_l0[:8], -lstm.bias_ih_l0[gates]) and not lstm.bias_ih_l0[16:].any()
-    assert lstm.bias_ih_l0[gates].min() >= 0 and lstm.bias_ih_l0[gates].max() < math.log(19)
-
-
-def test_memories_begin_at_random_in_training_where_asked():
-    network = LSTMPredictor(5, LSTMConfig(d_model=8, random_start=True, dropout=0.0))
-    assert not torch.equal(network(BATCH[2]), network(BATCH[2]))
-    assert torch.equal(network.eval()(BATCH[2]), network(BATCH[2]))
 
 
 @pytest.mark.parametrize("config", [TransducerConfig, HybridConfig])
