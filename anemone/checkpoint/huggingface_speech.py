@@ -24,6 +24,11 @@ FAMILIES: dict[str, Callable[[Snapshot, Mapping[str, Any]], Archive]] = {
 }
 
 
+def holds_speech(folder: Path) -> bool:
+    """Whether a folder is one of Hugging Face's with a model of speech that is read here."""
+    return (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("model_type") in FAMILIES
+
+
 def read_huggingface_speech(folder: str | Path) -> Archive:
     """Reads a model of speech in Hugging Face's layout: our settings, our names of tensors, the tokenizer's files.
 

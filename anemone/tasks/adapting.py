@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from anemone.checkpoint.archive import Archive, Read, read_archive
 from anemone.checkpoint.fit import load_tensors_into
 from anemone.checkpoint.registry import resolve
+from anemone.checkpoint.snapshot import CONFIG
 from anemone.config import Tree, decode, encode, must
 from anemone.errors import ArchiveError, ConfigError
 from anemone.nn import adapters as hung
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from anemone.tasks.task import Task
 
 BASE, ADAPTERS = "base", "adapters"  # keys of an archive's config
-THEIRS = "config.json"  # what a folder of Hugging Face's holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,25 +123,19 @@ def attach(task: "Task", config: AdaptersConfig, path: str = "adapt") -> None:
     must(bool(config), path, "given `lora` or `adapters`", value=encode(config))
     config = AdaptersConfig(name=config.name, lora=config.lora, adapters=config.adapters)
     must(config.name not in task.adapters, f"{path}.name", f"none of {list(task.adapters)}", value=config.name)
-    try:
-        if lora := config.lora:
-            make = partial(LowRank, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
-            hung.attach(task.network, config.name, lora.targets, make=make, layers=True)
-        if bottleneck := config.adapters:
-            hung.attach(
-                task.network, config.name, bottleneck.targets, make=partial(_bottleneck, bottleneck), layers=False
-            )
-    except ConfigError as error:
-        group = (
-            "" if error.path == "name" else ".adapters" if config.adapters and _lora_is_on(task, config) else ".lora"
-        )
-        full = f"{path}{group}.{error.path}"
-        raise ConfigError(str(error).replace(f"`{error.path}`", f"`{full}`", 1), path=full) from None
+    for group, make in (("lora", _low_rank), ("adapters", _bottleneck)):
+        if settings := getattr(config, group):
+            try:
+                made = partial(make, settings)
+                hung.attach(task.network, config.name, settings.targets, make=made, layers=group == "lora")
+            except ConfigError as error:
+                full = f"{path}.{error.path}" if error.path == "name" else f"{path}.{group}.{error.path}"
+                raise ConfigError(str(error).replace(f"`{error.path}`", f"`{full}`", 1), path=full) from None
     task.adapters[config.name] = config
 
 
-def _lora_is_on(task: "Task", config: AdaptersConfig) -> bool:
-    return config.lora is None or config.name in hung.adapter_names(task.network)
+def _low_rank(config: LoraConfig, module: nn.Module) -> LowRank:
+    return LowRank(module, rank=config.rank, alpha=config.alpha, dropout=config.dropout)
 
 
 def _bottleneck(config: BottleneckConfig, module: nn.Module) -> Bottleneck:
@@ -223,17 +217,17 @@ def base_of(source: str | Path, tensors: Mapping[str, Tensor]) -> Base:
 
 
 def weights_of(source: str | Path) -> Mapping[str, Tensor]:
-    """The weights of a model by name: of an archive, a pretrained model, or a folder of Hugging Face's Llama.
+    """The weights of a model by name: of an archive, a pretrained model, or a folder of Hugging Face's.
 
     Raises:
         ArchiveError: there is none, or it is broken.
     """
-    path = resolve(source)
-    if not (path / THEIRS).is_file():
-        return read_archive(path).tensors
     from anemone.checkpoint.huggingface import read_huggingface
+    from anemone.checkpoint.huggingface_speech import holds_speech
 
-    return read_huggingface(path)
+    path = resolve(source)
+    theirs = (path / CONFIG).is_file() and not holds_speech(path)
+    return read_huggingface(path) if theirs else read_archive(path).tensors
 
 
 def sum_of(tensors: Mapping[str, Tensor]) -> str:

@@ -19,13 +19,14 @@ from anemone.checkpoint.atomic import atomic_write
 from anemone.checkpoint.fit import Report
 from anemone.checkpoint.huggingface import read_huggingface
 from anemone.checkpoint.registry import resolve
+from anemone.checkpoint.snapshot import CONFIG
 from anemone.config import Tree, must, nearest
 from anemone.errors import ArchiveError
 from anemone.nn.adapters import HOLDER, within
 from anemone.parallel.gradients import local
 from anemone.parallel.initial import part_of
 from anemone.tasks import rebuild
-from anemone.tasks.adapting import ADAPTERS, THEIRS, AdaptersConfig, attach, base_of, on_base, weights_of
+from anemone.tasks.adapting import ADAPTERS, AdaptersConfig, attach, base_of, on_base, weights_of
 from anemone.tasks.task import Task
 from anemone.tasks.vocabulary import regrow
 
@@ -181,7 +182,7 @@ def _start(task: Task, own: Mapping[str, Tensor], part: str, source: str, wanted
 
 def _opened(task: Task, own: Mapping[str, Tensor], path: Path) -> tuple[Mapping[str, Tensor], tuple[str, ...], Fill]:
     """The tensors of a model, or stand-ins; the names of those that got other rows; and what puts them into others."""
-    if (path / THEIRS).is_file() and task.parts.task.data == "tokens":
+    if (path / CONFIG).is_file() and task.parts.task.data == "tokens":
         theirs = read_huggingface(path)
         return {name: theirs.stand_in(name) for name in theirs}, (), theirs.read_into
     archive = on_base(read_archive(path), path)

@@ -15,6 +15,7 @@ from anemone import tasks
 from anemone.checkpoint.archive import SUFFIX, Archive, Read, read_archive, write_archive
 from anemone.checkpoint.fit import at_most, check_fit, load_tensors_into
 from anemone.checkpoint.huggingface import FLOATS, read_huggingface, write_huggingface
+from anemone.checkpoint.huggingface_speech import holds_speech
 from anemone.checkpoint.registry import resolve
 from anemone.checkpoint.sharded import COMPLETE
 from anemone.checkpoint.snapshot import CONFIG
@@ -121,7 +122,8 @@ def merged(model: Model) -> Model:
 def opened(source: str | Path, tokenizer: str = "") -> Model:
     """Opens a model of any format that is read; arguments and errors are those of `convert`."""
     path = Path(source)
-    reader = next((reader for mark, reader in READERS.items() if (path / mark).exists()), _from_archive)
+    found = (reader for mark, reader in READERS.items() if (path / mark).exists())
+    reader = _from_archive if holds_speech(path) else next(found, _from_archive)
     asks = reader is _from_huggingface
     must(asks or not tokenizer, "--tokenizer", f"left out for `{source}`, which has its own", value=tokenizer)
     return reader(path, tokenizer)

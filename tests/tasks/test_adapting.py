@@ -1,6 +1,7 @@
 """Adapters of tasks: settings, small archives on a base, several by name, merging."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 import anemone
 from anemone import tasks
+from anemone.checkpoint.archive import read_archive
 from anemone.data.batch import Batch
 from anemone.errors import ArchiveError, ConfigError
 from anemone.nn.adapters import HOLDER
@@ -21,12 +23,14 @@ from anemone.tasks.adapting import (
     merge,
     remove,
     switch,
+    weights_of,
 )
 from anemone.testing import LETTERS, SMALL_NET, speech, tiny
 
 LORA = LoraConfig(targets=("encoder.blocks.*", "head"), rank=2, alpha=4.0)
 DEEP = BottleneckConfig(targets=("encoder.blocks.*",), d=4)
 AUDIO = torch.from_numpy(speech(0.4))[None], torch.tensor([6400])
+WHISPER = Path(__file__).parents[1] / "golden/huggingface/whisper"
 TOKENS = torch.arange(12)[None], torch.arange(12)[None]
 
 
@@ -154,6 +158,16 @@ def test_a_whole_archive_is_not_added_and_takes_no_base(base):
 def test_settings_that_fit_nothing_are_named(config, message):
     with pytest.raises(ConfigError, match=message):
         attach(tiny("recognition"), config)
+
+
+def test_adapters_may_hang_on_a_folder_of_another_library(tmp_path):
+    task = anemone.load(WHISPER)
+    attach(task, AdaptersConfig(lora=LoraConfig(targets=("encoder",), rank=2)))
+    task.base = base_of(WHISPER, weights_of(WHISPER))
+    tasks.save(task, tmp_path / "small.anemone")
+    assert all(HOLDER in name.split(".") for name in read_archive(tmp_path / "small.anemone").tensors)
+    again = anemone.load(tmp_path / "small.anemone").network.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in task.network.state_dict().items())
 
 
 def test_a_copy_of_an_adapted_task_is_its_own(base):

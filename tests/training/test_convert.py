@@ -170,3 +170,10 @@ def test_each_process_starts_with_what_it_holds_of_a_folder(tmp_path, degrees):
     ranks = run_ranks(4, started, config, degrees)
     assert all(right for _, right in ranks)
     assert {name for names, _ in ranks for name in names} == set(read_huggingface(source))
+
+
+def test_a_folder_of_speech_becomes_an_archive(tmp_path):
+    source = Path(__file__).parents[1] / "golden/huggingface/whisper"
+    convert(source, tmp_path / "ours.anemone")
+    ours, theirs = tasks.load(tmp_path / "ours.anemone"), tasks.load(source)
+    assert same(ours.network.state_dict(), theirs.network.state_dict())
