@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from anemone.checkpoint.names.rules import Encoder, Ignored, Only, Rule, Table
+from anemone.checkpoint.names.rules import Encoder, Ignored, Only, Rule, Table, back, or_none
 from anemone.config import Tree
 from anemone.errors import ArchiveError
 
@@ -44,6 +44,15 @@ def _contexts(value: Any) -> list[list[int]]:
     return [[max(-1, _count(end)) for end in pair] for pair in pairs]
 
 
+def _their_contexts(pairs: list[list[int]]) -> list[Any]:
+    contexts = [list(pair) for pair in pairs]
+    return contexts if len(contexts) > 1 else contexts[0]
+
+
+def _shares(value: Any) -> list[float]:
+    return [_share(share) for share in value or []]
+
+
 def _past(value: Any) -> int | str | None:
     """Frames before the middle one in a kernel; "causal" is all the others."""
     if value is None or value == "causal":
@@ -64,24 +73,24 @@ ENCODER: Table = {
     "feat_in": Ignored(),
     "n_layers": Rule("num_layers", None, _count),
     "d_model": Rule("d_model", None, _count),
-    "feat_out": Rule("d_out", -1, _width),
+    "feat_out": Rule("d_out", -1, _width, or_none(-1)),
     "subsampling": Rule("subsampling", "striding", lambda value: value or "none"),
     "subsampling_factor": Rule("factor", 4, _count),
-    "subsampling_conv_channels": Rule("channels", -1, _width),
+    "subsampling_conv_channels": Rule("channels", -1, _width, or_none(-1)),
     "subsampling_conv_chunking_factor": Ignored(),
     "causal_downsampling": Rule("causal", False, bool),
     "reduction": Rule("reduction", None),
     "reduction_position": Rule("reduced_after", None),
     "reduction_factor": Rule("reduction_factor", 1, _count),
     "ff_expansion_factor": Rule("ff_factor", 4, _count),
-    "self_attention_model": Rule("positions", "rel_pos", POSITIONS.__getitem__),
+    "self_attention_model": Rule("positions", "rel_pos", POSITIONS.__getitem__, back(POSITIONS)),
     "n_heads": Rule("num_heads", 4, _count),
-    "att_context_size": Rule("contexts", None, _contexts),
-    "att_context_probs": Rule("shares", None, lambda value: [_share(share) for share in value or []]),
+    "att_context_size": Rule("contexts", None, _contexts, _their_contexts),
+    "att_context_probs": Rule("shares", None, _shares, lambda shares: list(shares) or None),
     "att_chunk_context_size": Only((None,)),
-    "att_context_style": Rule("chunked", "regular", STYLES.__getitem__),
+    "att_context_style": Rule("chunked", "regular", STYLES.__getitem__, back(STYLES)),
     "xscaling": Rule("scaled", True, bool),
-    "untie_biases": Rule("tied", True, lambda value: not value),
+    "untie_biases": Rule("tied", True, lambda value: not value, lambda tied: not tied),
     "pos_emb_max_len": Ignored(),
     "conv_kernel_size": Rule("kernel", 31, _count),
     "conv_norm_type": Rule("norm", "batch_norm", _norm),

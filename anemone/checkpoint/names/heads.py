@@ -13,6 +13,7 @@ from anemone.checkpoint.names.rules import (
     Sizes,
     Table,
     Written,
+    back,
     revert,
     translate,
     translate_part,
@@ -36,7 +37,7 @@ CLASSIFICATION_DECODER: Table = {
     "num_classes": Ignored(),
     "init_mode": Ignored(),
     "return_logits": Only((True,)),
-    "pooling_type": Rule("pooling", "avg", POOLINGS.__getitem__, {v: k for k, v in POOLINGS.items()}.__getitem__),
+    "pooling_type": Rule("pooling", "avg", POOLINGS.__getitem__, back(POOLINGS)),
 }
 
 KINDS = {"bpe": "sentencepiece", "wpe": "wordpiece"}
@@ -47,7 +48,7 @@ AGGREGATE: Table = {
     "custom_tokenizer": Ignored(),  # of Canary: its marks are units of a member
 }
 TOKENIZER: Table = {
-    "type": Rule("kind", None, KINDS.__getitem__, {ours: theirs for theirs, ours in KINDS.items()}.__getitem__),
+    "type": Rule("kind", None, KINDS.__getitem__, back(KINDS)),
     "dir": Ignored(),
     "model_path": Rule("model", None),
     "vocab_path": Rule("vocab", None),

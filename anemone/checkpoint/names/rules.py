@@ -200,6 +200,15 @@ def revert(settings: Tree, table: Table) -> Tree:
     return {theirs: rule.revert(settings[rule.ours]) for theirs, rule in rules.items() if rule.ours in settings}
 
 
+def back(table: Mapping[Any, Any]) -> Callable[[Any], Any]:
+    """Returns the way back from what a table makes of a setting.
+
+    Args:
+        table: foreign value -> ours, no two alike.
+    """
+    return {ours: theirs for theirs, ours in table.items()}.__getitem__
+
+
 def maybe(none: Any, convert: Callable[[Any], Any] = lambda value: value) -> Callable[[Any], Any]:
     """Returns what reads a setting in which one value stands for none at all.
 

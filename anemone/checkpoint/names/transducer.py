@@ -12,7 +12,9 @@ from anemone.checkpoint.names.rules import (
     Purpose,
     Rule,
     Table,
+    back,
     look_up,
+    or_none,
     target,
     translate,
     translate_part,
@@ -22,10 +24,20 @@ from anemone.errors import ArchiveError
 
 MOST_SYMBOLS = 1000  # at a frame, where NeMo has no limit
 
+
+def _off(value: float) -> float:
+    """NeMo turns off by a number below zero what zero turns off here."""
+    return max(value, 0.0)
+
+
+def _their_off(value: float) -> float:
+    return value or -1.0
+
+
 LSTM: Table = {
     "pred_hidden": Rule("d_model", None),
     "pred_rnn_layers": Rule("num_layers", None),
-    "rnn_hidden_size": Rule("d_cell", -1, lambda value: value if value > 0 else None),
+    "rnn_hidden_size": Rule("d_cell", -1, lambda value: value if value > 0 else None, or_none(-1)),
     "forget_gate_bias": Rule("forget_bias", 1.0),
     "t_max": Rule("max_memory", None),
     "weights_init_scale": Rule("init_scale", 1.0),
@@ -61,7 +73,7 @@ DECODERS: dict[str, tuple[str, Table, Table]] = {
             "prednet": Ignored(),
             "vocab_size": Ignored(),
             "context_size": Rule("context", 1),
-            "normalization_mode": Rule("normalize", None, NORMALIZED.__getitem__),
+            "normalization_mode": Rule("normalize", None, NORMALIZED.__getitem__, back(NORMALIZED)),
             "blank_as_pad": Only((True,)),
             "random_state_sampling": Ignored(),
         },
@@ -78,7 +90,7 @@ JOINT: Table = {
     "fuse_loss_wer": Ignored(),
     "fused_batch_size": Ignored(),
     "experimental_fuse_loss_wer": Ignored(),
-    "masking_prob": Rule("p_mask", -1.0, lambda value: max(value, 0.0)),
+    "masking_prob": Rule("p_mask", -1.0, _off, _their_off),
 }
 JOINTS = {"nemo.collections.asr.modules.RNNTJoint": JOINT}
 JOINT_NET: Table = {
@@ -98,7 +110,7 @@ def _frames(value: Any) -> list[int]:
 
 PLAIN: Table = {
     "fastemit_lambda": Rule("fastemit", 0.0),
-    "clamp": Rule("clamp", -1.0, lambda value: max(value, 0.0)),
+    "clamp": Rule("clamp", -1.0, _off, _their_off),
 }
 MULTI_BLANK: Table = {**PLAIN, "big_blank_durations": Rule("big_blanks", None, _frames), "sigma": Rule("sigma", 0.0)}
 TDT: Table = {

@@ -4,12 +4,9 @@ from collections.abc import Mapping
 
 from anemone.checkpoint.names import conformer, transducer
 from anemone.checkpoint.names.heads import CTC_DECODERS, their_tokenizer
-from anemone.checkpoint.names.rules import Sizes, Written, revert
+from anemone.checkpoint.names.rules import Sizes, Written, back, revert
 from anemone.config import Tree
 
-POSITIONS = {ours: theirs for theirs, ours in conformer.POSITIONS.items()}
-STYLES = {ours: theirs for theirs, ours in conformer.STYLES.items()}
-NORMS = {ours: theirs for theirs, ours in conformer.NORMS.items()}
 POSITIONS_LEN = 5000  # frames for which NeMo makes positions before it sees any
 LOSSES = {"rnnt": "warprnnt_numba", "multi_blank": "multiblank_rnnt", "tdt": "tdt"}
 DECODED = {"rnnt": "rnnt", "multi_blank": "multiblank", "tdt": "tdt"}
@@ -25,24 +22,16 @@ def their_conformer(model: Tree, sizes: Sizes) -> Tree:
         sizes: of what stands around it.
     """
     see, sample, reduction = model["attention"], model["subsampling"], model["reduction"] or {}
-    contexts = [list(pair) for pair in see["contexts"]]
     past, kernel = model["kernel_past"], model["kernel"]
-    norm = f"group_norm{model['norm_groups']}" if model["norm"] == "group" else NORMS[model["norm"]]
+    norm = f"group_norm{model['norm_groups']}" if model["norm"] == "group" else back(conformer.NORMS)(model["norm"])
     ((name, _),) = conformer.ENCODERS.items()
     encoder = {
         **revert({**model, **see, **sample}, conformer.ENCODER),
         "feat_in": sizes.num_features,
-        "feat_out": model["d_out"] or -1,
         "subsampling": "striding" if sample["kind"] == "none" else sample["kind"],
-        "subsampling_conv_channels": sample["channels"] or -1,
         "reduction": reduction.get("kind"),
         "reduction_position": -1 if reduction and reduction["after"] is None else reduction.get("after"),
         "reduction_factor": reduction.get("factor", 1),
-        "self_attention_model": POSITIONS[see["positions"]],
-        "att_context_size": contexts if len(contexts) > 1 else contexts[0],
-        "att_context_probs": list(see["shares"]) or None,
-        "att_context_style": STYLES[see["chunked"]],
-        "untie_biases": not see["tied"],
         "pos_emb_max_len": POSITIONS_LEN,
         "conv_norm_type": norm,
         "conv_context_size": None if past is None else [past, kernel - 1 - past],
@@ -69,11 +58,9 @@ def their_transducer(config: Tree, files: Mapping[str, bytes], sizes: Sizes) -> 
     usual: Tree = {"kind": "tdt" if head["durations"] else "multi_blank" if head["big_blanks"] else "rnnt", **USUAL}
     plain = (loss["transducer"] or usual) if hybrid else loss
     widths = {"enc_hidden": sizes.d_model, "pred_hidden": head["predictor"]["d_model"], "joint_hidden": head["d_joint"]}
-    name = f"hybrid_rnnt_ctc{'_bpe' * bool(files)}_models.EncDecHybridRNNTCTC" if hybrid else "rnnt_models.EncDecRNNT"
-    if files and not hybrid:
-        name = "rnnt_bpe_models.EncDecRNNT"
+    module, name = ("hybrid_rnnt_ctc", "EncDecHybridRNNTCTC") if hybrid else ("rnnt", "EncDecRNNT")
     settings = {
-        "target": f"{CLASSES}{name}{'BPE' * bool(files)}Model",
+        "target": f"{CLASSES}{module}{'_bpe' * bool(files)}_models.{name}{'BPE' * bool(files)}Model",
         "model_defaults": {
             **widths,
             "num_tdt_durations": len(head["durations"]),
@@ -104,10 +91,6 @@ def _their_predictor(predictor: Tree, sizes: Sizes) -> Tree:
     name, inside, around = kinds[predictor["kind"]]
     net = {"pred_rnn_layers": 1, **revert(predictor, inside)}
     outer = revert(predictor, around)
-    if "normalization_mode" in outer:
-        outer["normalization_mode"] = "layer" if predictor["normalize"] else None
-    if "rnn_hidden_size" in net:
-        net["rnn_hidden_size"] = predictor["d_cell"] or -1
     pads = {"blank_as_pad": True} if predictor["kind"] == "lstm" else {}  # NeMo's other class has no such setting
     return {"_target_": name, "vocab_size": sizes.vocab_size, **pads, "prednet": net, **outer}
 
@@ -121,7 +104,7 @@ def _their_joint(head: Tree, labels: list[str], special: Tree, sizes: Sizes) -> 
         "num_extra_outputs": sum(len(frames) for frames in special.values()),
         "vocabulary": labels,
         "log_softmax": None,
-        "masking_prob": head["p_mask"] or -1.0,
+        **revert(head, transducer.JOINT),
         "fuse_loss_wer": False,
         "jointnet": net,
     }
@@ -130,9 +113,7 @@ def _their_joint(head: Tree, labels: list[str], special: Tree, sizes: Sizes) -> 
 def _their_loss(loss: Tree, special: Tree) -> Tree:
     name = LOSSES[loss["kind"]]
     _, group, table = transducer.LOSSES[name]
-    settings = revert({**loss, **special}, table)
-    settings["clamp"] = loss["clamp"] or -1.0
-    return {"loss_name": name, group: settings}
+    return {"loss_name": name, group: revert({**loss, **special}, table)}
 
 
 def _their_decoding(config: Tree, kind: str, special: Tree) -> Tree:
