@@ -189,7 +189,15 @@ def _decoded(path: Path) -> Iterator[str]:
 
 
 def _field(line: bytes, field: str) -> Iterator[str]:
-    """Yields the text of one line of JSON."""
+    yield text_of(line, field)
+
+
+def text_of(line: bytes, field: str) -> str:
+    """Returns the text of one line of JSON.
+
+    Raises:
+        DataError: it is no object of JSON in UTF-8, or has no such text.
+    """
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -204,13 +212,14 @@ def _field(line: bytes, field: str) -> Iterator[str]:
         raise DataError(f"must be an object in braces, but is {type(row).__name__} instead")
     if field not in row:
         raise DataError(f"lacks `{field}`; it has {', '.join(f'`{key}`' for key in row) or 'nothing'}")
-    if not isinstance(row[field], str):
-        raise DataError(f"`{field}` must be a string, but is {type(row[field]).__name__} instead")
+    text = row[field]
+    if not isinstance(text, str):
+        raise DataError(f"`{field}` must be a string, but is {type(text).__name__} instead")
     try:
-        row[field].encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"`{field}` is not Unicode text: {error.reason} at character {error.start}") from error
-    yield row[field]
+    return text
 
 
 def _cut(blocks: Iterable[str]) -> Iterator[str]:

@@ -1,14 +1,12 @@
 """The texts of manifests and of plain files, one by one."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from anemone.data.files import placed
 from anemone.data.named_rows import read_source
+from anemone.data.text import LINES, WHOLE, text_of
 from anemone.errors import DataError
-
-LINES = (".jsonl", ".json")
 
 
 def read_texts(sources: Sequence[str | Path], field: str = "text") -> Iterator[str]:
@@ -23,24 +21,20 @@ def read_texts(sources: Sequence[str | Path], field: str = "text") -> Iterator[s
     """
     for source in sources:
         path = Path(placed(source))
-        if path.suffix not in (".txt", *LINES):
+        if path.suffix not in (*WHOLE, *LINES):
             yield from read_source([source])[0].table["@target"].to_pylist()
             continue
         try:
             with path.open(encoding="utf-8-sig") as file:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
-                        yield line if path.suffix == ".txt" else _field(line, field, f"{path}:{number}")
+                        yield line if path.suffix in WHOLE else _text(line, field, f"{path}:{number}")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"`{path}` must be a file of text in UTF-8 that exists: {error}.") from error
 
 
-def _field(line: str, field: str, where: str) -> str:
+def _text(line: str, field: str, where: str) -> str:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: is not JSON: {error}") from error
-    if not isinstance(row, dict) or not isinstance(row.get(field), str):
-        raise DataError(f"{where}: must be an object with a text `{field}`.")
-    text: str = row[field]
-    return text
+        return text_of(line.encode(), field)
+    except DataError as error:
+        raise DataError(f"{where}: must be an object with a text `{field}`: {error}.") from error
