@@ -12,7 +12,7 @@ from anemone.config import must
 from anemone.data.batch import Batch
 from anemone.features.quantiser import MaskedCodes
 from anemone.losses import LossSum
-from anemone.losses.cross_entropy import CrossEntropy, CrossEntropyConfig
+from anemone.losses.cross_entropy import CrossEntropyConfig
 from anemone.nn.code_head import CodeHead
 from anemone.tasks.speech import SpeechTask
 from anemone.types import Chain
@@ -95,7 +95,7 @@ class PretrainingTask(SpeechTask):
     def __init__(self, parts: "Parts") -> None:
         config: PretrainingConfig = parts.task
         head = partial(CodeHead, num_codebooks=config.num_codebooks, num_codes=config.num_codes)
-        super().__init__(parts, _Open)
+        super().__init__(parts, partial(CodeHead, num_codebooks=1, num_codes=1))  # until the encoder tells its stride
         features, encoder = self.network.features, self.network.encoder
         assert isinstance(features, nn.Module) and isinstance(encoder, nn.Module)
         width = int(parts.features.build().num_features)
@@ -113,7 +113,7 @@ class PretrainingTask(SpeechTask):
             noise=config.noise,
         )
         self.network = Chain(features=features, quantiser=masked, encoder=encoder, head=head(int(encoder.d_model)))  # type: ignore[arg-type]
-        self._criterion: CrossEntropy = parts.loss.build()
+        self._criterion: Callable[..., LossSum] = parts.loss.build()
 
     @property
     def encode(self) -> Callable[[str], list[int]]:
@@ -123,9 +123,7 @@ class PretrainingTask(SpeechTask):
     def lost(self, output: tuple[Tensor, Tensor, Tensor], batch: Batch) -> LossSum:
         """Computes the summed cross entropy of the codes of hidden frames, and their number."""
         scores, _, codes = output
-        hidden = codes.flatten() >= 0
-        keep = {"keep_mask": hidden}
-        return self._criterion(scores.flatten(0, 2), codes.flatten().clamp(min=0), **keep)
+        return self._criterion(scores, codes.clamp(min=0), keep_mask=codes >= 0)
 
     def measured(self, output: tuple[Tensor, Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Counts hidden frames and those whose codes are guessed, and sums the loss."""
@@ -145,10 +143,3 @@ class PretrainingTask(SpeechTask):
             "loss": float(states["loss"] / states["count"].clamp(min=1)),
             "accuracy": float(states["right"] / states["hidden"].clamp(min=1)),
         }
-
-
-class _Open(CodeHead):
-    """Stands for the head until the encoder has told its stride."""
-
-    def __init__(self, d_model: int) -> None:
-        super().__init__(d_model, num_codebooks=1, num_codes=1)

@@ -170,7 +170,8 @@ class RecognitionTask(SpeechTask):
 
         Warns once where no alignment of a recording with its text fits: it adds nothing to the loss.
         """
-        self._report(self._infeasible(output, batch), batch)
+        if not self._warned:
+            self._report(self._infeasible(output, batch), batch)
         return self._criterion(output, batch.targets, batch.target_len)
 
     def measured(self, output: Any, batch: Batch) -> dict[str, Tensor]:
@@ -261,9 +262,10 @@ class RecognitionTask(SpeechTask):
 
     def transcripts(self, output: Any) -> list[Transcript]:
         """Reads what came out of the network: one transcript for each item."""
-        return [self._read(found.tokens) for found in self._decode(output)]
+        return [self.read(found.tokens) for found in self.hypotheses(output)]
 
-    def _read(self, tokens: list[int]) -> Transcript:
+    def read(self, tokens: list[int]) -> Transcript:
+        """Reads the units of one hypothesis."""
         language = self.tokenizer.language_of(tokens) if isinstance(self.tokenizer, Prompted) else None
         return Transcript(self.tokenizer.decode(tokens), tokens, language)
 
@@ -272,7 +274,7 @@ class RecognitionTask(SpeechTask):
         return found
 
     def _report(self, lost: Tensor, batch: Batch) -> None:
-        if not self._warned and bool(lost.any()):
+        if bool(lost.any()):
             self._warned = True
             warnings.warn(
                 f"rows {batch.rows[lost.to(batch.rows.device)].tolist()} have fewer frames than their text needs: "

@@ -18,6 +18,7 @@ from anemone.checkpoint.atomic import atomic_file
 from anemone.config import kind_of, must
 from anemone.data.audio import Recordings
 from anemone.data.files import find
+from anemone.data.jsonlines import KEYS
 from anemone.data.problems import SHOWN
 from anemone.errors import ConfigError, DataError
 from anemone.models import HEADS
@@ -29,7 +30,7 @@ log = logging.getLogger("anemone.training")
 
 Line = dict[str, Any]
 
-AUDIO = ("audio_filepath", "audio_filename")
+AUDIO = KEYS["audio"]
 
 
 class Labelled(NamedTuple):
@@ -87,7 +88,7 @@ def label(
     notes = target.with_name(f"{target.name}.part")
     identity = hashlib.sha256(path.read_bytes()).hexdigest()
     header = {"source": identity, "model": sum_of(task.network.state_dict()), "config": task.config_tree()}
-    done = list(_done(notes, json.loads(json.dumps(header))))
+    done = _done(notes, json.dumps(header, ensure_ascii=False))
     tell(len(done), len(lines))
     with notes.open("a", encoding="utf-8") as file:
         for found in _heard(task, lines[len(done) :], path.parent, batch_size):
@@ -101,18 +102,18 @@ def label(
     return result
 
 
-def _done(notes: Path, header: Line) -> Iterator[Line]:
-    """Yields what was done before; begins the notes anew where they are of other work, or none."""
-    good, kept = [json.dumps(header, ensure_ascii=False)], []
+def _done(notes: Path, header: str) -> list[Line]:
+    """What was done before; begins the notes anew where they are of other work, or none."""
+    kept: list[str] = []
     if notes.is_file():
         text = notes.read_text("utf-8", errors="replace")
         rows = text[: text.rfind("\n") + 1].splitlines()  # a line that was cut off is done again
-        if rows and rows[0] == good[0]:
+        if rows and rows[0] == header:
             kept = rows[1:]
     notes.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(notes) as draft:
-        draft.write_text("".join(f"{row}\n" for row in [*good, *kept]), "utf-8")
-    yield from map(json.loads, kept)
+        draft.write_text("".join(f"{row}\n" for row in [header, *kept]), "utf-8")
+    return [json.loads(row) for row in kept]
 
 
 def _heard(task: RecognitionTask, lines: list[str], folder: Path, batch_size: int) -> Iterator[list[Line]]:
@@ -159,14 +160,14 @@ def _answers(task: RecognitionTask, clips: list[Any], batch_size: int) -> list[L
     attention = kind_of(HEADS, task.parts.task.head) == "attention"
 
     def read(output: Any) -> list[Line]:
-        found = zip(task.hypotheses(output), task.transcripts(output), output.x_len.tolist(), strict=True)
+        found = zip(task.hypotheses(output), output.x_len.tolist(), strict=True)
         return [
             {
-                "text": heard.text,
+                "text": task.read(best.tokens).text,
                 "score": round(best.score, 4),
                 "confidence": round(math.exp(best.score / max(1, len(best.tokens) + 1 if attention else frames)), 4),
             }
-            for best, heard, frames in found
+            for best, frames in found
         ]
 
     try:
