@@ -84,7 +84,7 @@ def label(
     must(0 <= min_confidence <= 1, "min_confidence", "in 0..1", value=min_confidence)
     path, target = find(source, noun="manifest", pattern="*.jsonl"), Path(target)
     must(path.absolute() != target.absolute(), "out", "another file than the source", value=str(target))
-    lines = path.read_text("utf-8-sig").splitlines()
+    lines = path.read_text("utf-8-sig").removesuffix("\n").split("\n")  # JSON may hold other ends of lines
     notes = target.with_name(f"{target.name}.part")
     identity = hashlib.sha256(path.read_bytes()).hexdigest()
     header = {"source": identity, "model": sum_of(task.network.state_dict()), "config": task.config_tree()}
@@ -106,8 +106,7 @@ def _done(notes: Path, header: str) -> list[Line]:
     """What was done before; begins the notes anew where they are of other work, or none."""
     kept: list[str] = []
     if notes.is_file():
-        text = notes.read_text("utf-8", errors="replace")
-        rows = text[: text.rfind("\n") + 1].splitlines()  # a line that was cut off is done again
+        rows = notes.read_text("utf-8", errors="replace").split("\n")[:-1]  # a line that was cut off is done again
         if rows and rows[0] == header:
             kept = rows[1:]
     notes.parent.mkdir(parents=True, exist_ok=True)

@@ -88,6 +88,15 @@ def test_interrupted_work_goes_on_to_the_same_bytes(task, manifest, tmp_path, mo
     assert (tmp_path / "part.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_only_a_newline_ends_a_line(task, tmp_path):
+    soundfile.write(tmp_path / "a.wav", speech(0.6), 16_000)
+    line = {"audio_filepath": "a.wav", "note": "one\u2028two\x85three"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", "utf-8")
+    assert label(task, tmp_path / "in.jsonl", tmp_path / "out.jsonl")[:2] == (1, 1)
+    made = json.loads((tmp_path / "out.jsonl").read_text("utf-8"))
+    assert made["note"] == line["note"]
+
+
 def test_notes_of_another_model_do_not_count(task, manifest, tmp_path):
     (tmp_path / "out.jsonl.part").write_text('{"source": "other"}\n{"text": "wrong", "score": -1, "confidence": 1.0}\n')
     label(task, manifest, tmp_path / "out.jsonl")
