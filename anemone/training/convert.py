@@ -221,15 +221,13 @@ def begun(tree: Tree, folder: Path) -> Tree:
     have as many units.
 
     Args:
-        tree: of the experiment, composed.
+        tree: of the experiment, composed; it trains a language model.
         folder: which.
 
     Raises:
         ArchiveError: it is missing, broken, or of an architecture that is not read.
-        ConfigError: the experiment trains no language model, or its tokenizer does not fit.
+        ConfigError: the experiment's tokenizer does not fit.
     """
-    kind = tree.get("task", {}).get("kind")
-    must(kind == "language_modelling", "run.init", "left out but for language models", value=str(folder))
     stored, task = read_huggingface(folder), dict(tree["task"])
     if (folder / TOKENIZER).is_file():
         task["tokenizer"] = {"kind": "sentencepiece", "path": str(folder / TOKENIZER)}

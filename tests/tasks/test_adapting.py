@@ -9,7 +9,6 @@ from torch import nn
 
 import anemone
 from anemone import tasks
-from anemone.checkpoint.archive import read_archive
 from anemone.data.batch import Batch
 from anemone.errors import ArchiveError, ConfigError
 from anemone.nn.adapters import HOLDER
@@ -165,7 +164,7 @@ def test_adapters_may_hang_on_a_folder_of_another_library(tmp_path):
     attach(task, AdaptersConfig(lora=LoraConfig(targets=("encoder",), rank=2)))
     task.base = base_of(WHISPER, weights_of(WHISPER))
     tasks.save(task, tmp_path / "small.anemone")
-    assert all(HOLDER in name.split(".") for name in read_archive(tmp_path / "small.anemone").tensors)
+    assert all(HOLDER in name.split(".") for name in tasks.read_archive(tmp_path / "small.anemone").tensors)
     again = anemone.load(tmp_path / "small.anemone").network.state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in task.network.state_dict().items())
 
