@@ -22,7 +22,7 @@ from anemone.checkpoint.atomic import atomic_folder, fsync
 from anemone.checkpoint.names.llama import RECOMPUTED, Source, our_settings, sources, their_settings
 from anemone.checkpoint.sharded import Group, Piece, piece
 from anemone.checkpoint.snapshot import CONFIG, INDEX, WEIGHTS, Snapshot, read_json
-from anemone.checkpoint.tensors import safetensors_header, stand_in
+from anemone.checkpoint.tensors import refuse_names, safetensors_header, stand_in
 from anemone.config import Tree
 from anemone.errors import ArchiveError
 
@@ -121,10 +121,7 @@ class HuggingFace(Mapping[str, Tensor]):
         spare = {"lm_head.weight"} if self.model["tie_embeddings"] else set()  # some writers repeat tied weights
         unknown = [name for name in self._files if name not in needed | spare and not name.endswith(RECOMPUTED)]
         missing = sorted(needed - set(self._files))
-        for wrong, what in ((missing, "lacks"), (unknown, f"has tensors that `{CONFIG}` does not ask for:")):
-            if wrong:
-                more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-                raise ArchiveError(f"`{self.folder}` {what} {', '.join(f'`{name}`' for name in wrong[:5])}{more}.")
+        refuse_names(f"`{self.folder}`", missing, unknown, f"`{CONFIG}` does")
 
 
 def read_huggingface(folder: str | Path) -> HuggingFace:

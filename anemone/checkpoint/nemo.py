@@ -19,6 +19,7 @@ from anemone.checkpoint.names.rules import (
     Purpose,
     Rule,
     Table,
+    as_matrices,
     look_up,
     renewed,
     target,
@@ -26,6 +27,7 @@ from anemone.checkpoint.names.rules import (
     translate_part,
 )
 from anemone.checkpoint.safe import load_tensors, load_tree, open_members
+from anemone.checkpoint.tensors import refuse_names
 from anemone.config import Tree
 from anemone.errors import ArchiveError
 
@@ -39,25 +41,14 @@ MODELS: dict[str, Model] = {
 }  # class of a model -> what it is for
 ENCODERS: dict[str, Encoder] = {**quartznet.ENCODERS, **conformer.ENCODERS}  # class of an encoder -> its settings
 ENCODER_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {  # our kind of model -> names of tensors, of its settings
-    "quartznet": quartznet.tensor_names,
-    "matchboxnet": quartznet.tensor_names,
-    "citrinet": quartznet.tensor_names,
-    "jasper": quartznet.tensor_names,
-    "conformer": conformer.tensor_names,
-    "fastconformer": conformer.tensor_names,
+    **dict.fromkeys(quartznet.FAMILY, quartznet.tensor_names),
+    **dict.fromkeys(conformer.FAMILY, conformer.tensor_names),
 }
 # our kind of head -> the same, of the task's settings
 HEAD_NAMES: dict[str, Callable[[Tree], dict[str, str]]] = {**heads.HEADS, **attention.HEADS, **transducer.HEADS}
-TAPPED = ("conformer", "fastconformer")  # our kinds of model that give states of inner layers
+TAPPED = conformer.FAMILY  # our kinds of model that give states of inner layers
 INNER: Table = {"loss_weights": Rule("shares", None, list), "apply_at_layers": Rule("layers", None, list)}
 RECOMPUTED = ("preprocessor.", *attention.RECOMPUTED)  # what follows from the settings
-SQUEEZED = (
-    "pointwise.weight",
-    "head.linear.weight",
-    "head.ctc.linear.weight",
-    "conv.up.weight",
-    "conv.down.weight",
-)  # convolutions of kernel 1 there, matrices here
 
 
 def read_nemo(path: str | Path) -> Archive:
@@ -162,12 +153,5 @@ def rename(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str,
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     known = set(names.values())
     unknown = [theirs for theirs in tensors if theirs not in known and not theirs.startswith(RECOMPUTED)]
-    for wrong, what in ((missing, "lacks"), (unknown, "has tensors that its settings do not ask for:")):
-        if wrong:
-            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-            raise ArchiveError(f"`{WEIGHTS}` {what} {', '.join(f'`{name}`' for name in wrong[:5])}{more}.")
-    return {ours: _squeeze(ours, tensors[theirs]) for ours, theirs in names.items()}
-
-
-def _squeeze(name: str, tensor: Tensor) -> Tensor:
-    return tensor.squeeze(2) if name.endswith(SQUEEZED) and tensor.ndim == 3 else tensor
+    refuse_names(f"`{WEIGHTS}`", missing, unknown, "its settings do")
+    return as_matrices({ours: tensors[theirs] for ours, theirs in names.items()})

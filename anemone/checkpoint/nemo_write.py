@@ -13,23 +13,19 @@ import yaml
 from torch import Tensor
 
 from anemone.checkpoint.archive import NEMO_CONFIG, Archive, PlainDumper
-from anemone.checkpoint.names import features, heads, quartznet, written
-from anemone.checkpoint.names.rules import Sizes, Written
-from anemone.checkpoint.nemo import SQUEEZED, WEIGHTS, head_kind, tensor_names
+from anemone.checkpoint.names import conformer, features, heads, quartznet, written
+from anemone.checkpoint.names.rules import MATRICES, Sizes, Written
+from anemone.checkpoint.nemo import WEIGHTS, head_kind, tensor_names
 from anemone.config import Tree
 from anemone.errors import ConfigError
 
-MATRICES = {"classification": ("decoder.decoder_layers.0.weight",)}  # kind of head -> matrices of NeMo's, too
+ALIKE = {"classification": ("decoder.decoder_layers.0.weight",)}  # kind of head -> matrices of NeMo's, too
 VERSION = "2.0.0"  # of NeMo: every one since reads such archives
 
 # The tables to which a family adds its rows.
 ENCODERS: dict[str, Callable[[Tree, Sizes], Tree]] = {  # our kind of model -> NeMo's groups of settings for it
-    "quartznet": quartznet.their_model,
-    "matchboxnet": quartznet.their_model,
-    "citrinet": quartznet.their_model,
-    "jasper": quartznet.their_model,
-    "conformer": written.their_conformer,
-    "fastconformer": written.their_conformer,
+    **dict.fromkeys(quartznet.FAMILY, quartznet.their_model),
+    **dict.fromkeys(conformer.FAMILY, written.their_conformer),
 }
 HEADS: dict[str, Callable[[Tree, Mapping[str, bytes], Sizes], Written]] = {  # our kind of head -> the same, of the task
     "ctc": heads.their_recognition,
@@ -56,7 +52,7 @@ def write_nemo(path: str | Path, archive: Archive, sizes: Sizes, recomputed: Map
     state = {name: tensor.contiguous() for name, tensor in recomputed.items()}
     for ours, theirs in tensor_names(archive.config).items():
         tensor = archive.tensors[ours]
-        convolved = ours.endswith(SQUEEZED) and tensor.ndim == 2 and not theirs.endswith(MATRICES.get(kind, ()))
+        convolved = ours.endswith(MATRICES) and tensor.ndim == 2 and not theirs.endswith(ALIKE.get(kind, ()))
         state[theirs] = (tensor.unsqueeze(2) if convolved else tensor).clone()  # not a part of a file's bytes
     weights = io.BytesIO()
     torch.save(state, weights)

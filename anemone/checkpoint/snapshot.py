@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from anemone.checkpoint.tensors import open_safetensors
+from anemone.checkpoint.tensors import open_safetensors, refuse_names
 from anemone.errors import ArchiveError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -66,10 +66,7 @@ class Snapshot(Mapping[str, Tensor]):
         needed = set(names.values())
         missing = [theirs for theirs in names.values() if theirs not in self.files]
         unknown = [n for n in self.files if n not in needed and not any(fnmatchcase(n, p) for p in passed_over)]
-        for wrong, what in ((missing, "lacks"), (unknown, f"has tensors that `{CONFIG}` does not ask for:")):
-            if wrong:
-                more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-                raise ArchiveError(f"`{self.folder}` {what} {', '.join(f'`{name}`' for name in wrong[:5])}{more}.")
+        refuse_names(f"`{self.folder}`", missing, unknown, f"`{CONFIG}` does")
         taken = {ours: self[theirs] for ours, theirs in names.items()}
         for ours, tensor in taken.items():
             if not tensor.is_floating_point() and not ours.endswith(COUNTER):

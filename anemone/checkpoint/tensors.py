@@ -209,3 +209,18 @@ def write_safetensors(
     for name in order:
         flat = (read(name) if read else tensors[name]).detach().cpu().contiguous().reshape(-1)
         file.write(flat.view(torch.uint8).numpy().data)
+
+
+def refuse_names(where: str, missing: Sequence[str], unknown: Sequence[str], asker: str) -> None:
+    """Raises ArchiveError if tensors are missing, or some are there that nothing asks for.
+
+    Args:
+        where: they are stored.
+        missing: names.
+        unknown: names.
+        asker: what asks for tensors, with its verb, for the message.
+    """
+    for wrong, what in ((missing, "lacks"), (unknown, f"has tensors that {asker} not ask for:")):
+        if wrong:
+            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise ArchiveError(f"{where} {what} {', '.join(f'`{name}`' for name in wrong[:5])}{more}.")

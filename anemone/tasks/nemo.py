@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from anemone.checkpoint.archive import Archive
 from anemone.checkpoint.atomic import atomic_file
+from anemone.checkpoint.names import conformer, quartznet
 from anemone.checkpoint.names.rules import Sizes
 from anemone.checkpoint.nemo import read_nemo
 from anemone.checkpoint.nemo_write import write_nemo
@@ -22,10 +23,7 @@ from anemone.tasks.classification import ClassificationTask
 from anemone.tasks.speech import SpeechTask
 from anemone.tasks.task import Task
 
-FAMILIES = (  # kinds of one class of NeMo's, told apart by other settings
-    {"quartznet", "matchboxnet", "citrinet", "jasper"},
-    {"conformer", "fastconformer"},
-)
+FAMILIES = (quartznet.FAMILY, conformer.FAMILY)  # kinds of one class of NeMo's, told apart by other settings
 UNWRITTEN = ("loss.", "decoding.", "task.tokenizer.", "task.text")  # what a trained model answers is not among these
 
 
@@ -110,7 +108,7 @@ def _vocab_size(task: Any) -> int:
 
 def _compare(ours: Tree, back: Tree, path: Path) -> None:
     """Raises where what was read back differs from what was to be written; warns where that does not matter."""
-    if any({ours["model"]["kind"], back["model"]["kind"]} <= family for family in FAMILIES):
+    if any({ours["model"]["kind"], back["model"]["kind"]} <= set(family) for family in FAMILIES):
         ours = {**ours, "model": {**dict.fromkeys(back["model"]), **ours["model"], "kind": back["model"]["kind"]}}
         back = {**back, "model": {**dict.fromkeys(ours["model"]), **back["model"]}}
     different = dict(_differences(ours, back))

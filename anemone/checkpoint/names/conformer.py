@@ -6,6 +6,7 @@ from anemone.checkpoint.names.rules import Encoder, Ignored, Only, Rule, Table, 
 from anemone.config import Tree
 from anemone.errors import ArchiveError
 
+FAMILY = ("conformer", "fastconformer")  # our kinds of model
 MOST_LAYERS = 1_000
 
 POSITIONS = {"rel_pos": "relative", "abs_pos": "absolute", "rel_pos_local_attn": "local"}

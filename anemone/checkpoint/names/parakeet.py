@@ -4,12 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from anemone.checkpoint.archive import Archive
 from anemone.checkpoint.names import conformer
 from anemone.checkpoint.names.huggingface import GENERAL, check_class, count, share, spoken
-from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table, translate
+from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table, as_matrices, translate
 from anemone.checkpoint.names.sentencepiece import sentencepiece_model
 from anemone.checkpoint.snapshot import Snapshot
 from anemone.config import Tree
@@ -99,7 +97,7 @@ def read_ctc(snapshot: Snapshot, config: Mapping[str, Any]) -> Archive:
         "loss": {"kind": "ctc"},
         "decoding": {"kind": "ctc_greedy"},
     }
-    tensors = _squeezed(snapshot.take({**tensor_names(model), **CTC_HEAD}))
+    tensors = as_matrices(snapshot.take({**tensor_names(model), **CTC_HEAD}))
     return Archive(tree, tensors, _files(snapshot, size, blank))
 
 
@@ -130,7 +128,7 @@ def read_transducer(snapshot: Snapshot, config: Mapping[str, Any]) -> Archive:
         "loss": {"kind": "tdt" if tdt else "rnnt"},
         "decoding": {"kind": "transducer_greedy", "max_symbols": UNLIMITED if tdt else head["max_symbols"]},
     }
-    tensors = _squeezed(snapshot.take({**tensor_names(model), **transducer_names(head["num_layers"])}))
+    tensors = as_matrices(snapshot.take({**tensor_names(model), **transducer_names(head["num_layers"])}))
     return Archive(tree, tensors, _files(snapshot, size, blank))
 
 
@@ -198,13 +196,7 @@ THEIRS = (  # NeMo's names -> theirs
 CTC_HEAD = {"head.linear.weight": "ctc_head.weight", "head.linear.bias": "ctc_head.bias"}
 JOINT = {"head.joint.linear.weight": "joint.head.weight", "head.joint.linear.bias": "joint.head.bias"}
 UNLIMITED = 1_000  # tokens at a frame: their decoding of TDT passes over `max_symbols_per_step`
-MATRICES = ("conv.up.weight", "conv.down.weight", "head.linear.weight")
 GATES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-def _squeezed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convolutions of one frame as matrices, which they are here."""
-    return {name: t.squeeze(2) if name.endswith(MATRICES) and t.ndim == 3 else t for name, t in tensors.items()}
 
 
 def tensor_names(model: Tree) -> dict[str, str]:

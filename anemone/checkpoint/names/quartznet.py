@@ -22,6 +22,7 @@ from anemone.checkpoint.names.rules import (
 from anemone.config import Tree, must
 from anemone.errors import ArchiveError
 
+FAMILY = ("quartznet", "matchboxnet", "citrinet", "jasper")  # our kinds of model
 MAX_SIZE = 65_536  # of a width, a kernel, a number of repeats
 MAX_REPEATS = 1_000  # of all blocks together
 

@@ -3,10 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from torch import Tensor
+
 from anemone.config import Tree, last_part, nearest
 from anemone.errors import ArchiveError
 
 T = TypeVar("T")
+MATRICES = (
+    "pointwise.weight",
+    "head.linear.weight",
+    "head.ctc.linear.weight",
+    "conv.up.weight",
+    "conv.down.weight",
+)  # of ours: what others have as convolutions of one frame
 
 
 class Rule(NamedTuple):
@@ -227,3 +236,12 @@ def or_none(none: Any, convert: Callable[[Any], Any] = lambda value: value) -> C
         convert: from our other values to theirs.
     """
     return lambda value: none if value is None else convert(value)
+
+
+def as_matrices(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns tensors with convolutions of one frame as the matrices that they are here.
+
+    Args:
+        tensors: by our names.
+    """
+    return {name: t.squeeze(2) if name.endswith(MATRICES) and t.ndim == 3 else t for name, t in tensors.items()}
