@@ -1,14 +1,14 @@
-"""What the settings of all of Hugging Face's models of speech share."""
+"""What the settings of Hugging Face's models share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anemone.checkpoint.names.rules import Ignored, Table, translate
+from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table, translate
 from anemone.checkpoint.snapshot import Snapshot
 from anemone.config import Tree
 from anemone.errors import ArchiveError
 
-MOST = 1 << 24  # of any count or width
+MOST = 1 << 24  # of any count or width: a stranger's settings may ask for any
 
 # What any model may say, and what makes no number of ours another.
 GENERAL: Table = dict.fromkeys(
@@ -42,6 +42,13 @@ def share(value: Any) -> float:
     if not 0 <= number < 1:
         raise ValueError("must be at least 0 and below 1")
     return number
+
+
+FEATURES: Table = {  # of models of speech
+    **dict.fromkeys(("feature_extractor_type", "processor_class", "padding_side", "return_attention_mask"), Ignored()),
+    "sampling_rate": Rule("rate", 16_000, count),
+    "padding_value": Only((0, 0.0)),
+}
 
 
 def check_class(config: Mapping[str, Any], classes: Sequence[str]) -> None:

@@ -3,29 +3,23 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table, translate
+from anemone.checkpoint.names.huggingface import count
+from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table, revert, translate
 from anemone.config import Tree, must, nearest
 from anemone.errors import ArchiveError
 
-MOST = 1 << 24  # of any count or width: a stranger's settings may ask for any
 MOST_PARTS = 100_000  # layers times experts
 
 
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise ValueError(f"must be a whole number in 1..{MOST}")
-    return value
-
-
 def _maybe(value: Any) -> int | None:
-    return None if value is None else _count(value)
+    return None if value is None else count(value)
 
 
 SCALING: Table = {
     "factor": Rule("factor", 8.0, float),
     "low_freq_factor": Rule("low_freq_factor", 1.0, float),
     "high_freq_factor": Rule("high_freq_factor", 4.0, float),
-    "original_max_position_embeddings": Rule("original_len", 8192, _count),
+    "original_max_position_embeddings": Rule("original_len", 8192, count),
 }
 
 
@@ -55,11 +49,11 @@ GENERAL = (
 
 LLAMA: Table = {
     **dict.fromkeys(GENERAL, Ignored()),
-    "vocab_size": Rule("vocab_size", None, _count),
-    "hidden_size": Rule("d_model", None, _count),
-    "intermediate_size": Rule("d_ff", None, _count),
-    "num_hidden_layers": Rule("num_layers", None, _count),
-    "num_attention_heads": Rule("num_heads", None, _count),
+    "vocab_size": Rule("vocab_size", None, count),
+    "hidden_size": Rule("d_model", None, count),
+    "intermediate_size": Rule("d_ff", None, count),
+    "num_hidden_layers": Rule("num_layers", None, count),
+    "num_attention_heads": Rule("num_heads", None, count),
     "num_key_value_heads": Rule("num_kv_heads", None, _maybe),
     "head_dim": Rule("d_head", None, _maybe),
     "rms_norm_eps": Rule("norm_eps", 1e-6, float),
@@ -82,8 +76,8 @@ MIXTRAL: Table = {
     "num_key_value_heads": Rule("num_kv_heads", 8, _maybe),
     "sliding_window": Rule("window", None, _maybe),
     "rms_norm_eps": Rule("norm_eps", 1e-5, float),
-    "num_local_experts": Rule("num_experts", 8, _count),
-    "num_experts_per_tok": Rule("num_experts_per_token", 2, _count),
+    "num_local_experts": Rule("num_experts", 8, count),
+    "num_experts_per_tok": Rule("num_experts_per_token", 2, count),
 }
 FAMILIES = {"llama": LLAMA, "mistral": MISTRAL, "mixtral": MIXTRAL}
 NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -148,24 +142,18 @@ def their_settings(model: Tree, vocab_size: int, *, dtype: str) -> Tree:
     """
     family = "mixtral" if model["num_experts"] else "mistral" if model["window"] else "llama"
     scaling = model["rope_scaling"]
-    rope = {"rope_type": "llama3", **_reversed(SCALING, scaling)} if scaling else None
+    rope = {"rope_type": "llama3", **revert(scaling, SCALING)} if scaling else None
     length = int(scaling["factor"] * scaling["original_len"]) if scaling else DEFAULT_LEN
     return {
         "architectures": [f"{family.capitalize()}ForCausalLM"],
         "model_type": family,
-        **_reversed(FAMILIES[family], {**model, "vocab_size": vocab_size, "rope_scaling": rope}),
+        **revert({**model, "vocab_size": vocab_size, "rope_scaling": rope}, FAMILIES[family]),
         "hidden_act": "silu",
         "max_position_embeddings": length,
         "bos_token_id": None,
         "eos_token_id": None,
         "torch_dtype": dtype,
     }
-
-
-def _reversed(table: Table, tree: Tree) -> Tree:
-    """Their names for what a tree of ours says."""
-    rules = {theirs: rule.ours for theirs, rule in table.items() if isinstance(rule, Rule)}
-    return {theirs: tree[ours] for theirs, ours in rules.items() if ours in tree}
 
 
 # --- tensors ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anemone.checkpoint.archive import Archive
-from anemone.checkpoint.names import conformer
+from anemone.checkpoint.names import conformer, huggingface
 from anemone.checkpoint.names.huggingface import GENERAL, check_class, count, share, spoken
 from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table, as_matrices, translate
 from anemone.checkpoint.names.sentencepiece import sentencepiece_model
@@ -65,14 +65,12 @@ RNNT: Table = {
 }
 TDT: Table = {**RNNT, "durations": Rule("durations", [0, 1, 2, 3, 4], _durations)}
 FEATURES: Table = {
-    **dict.fromkeys(("feature_extractor_type", "processor_class", "padding_side", "return_attention_mask"), Ignored()),
+    **huggingface.FEATURES,
     "feature_size": Rule("num_mels", 80, count),
-    "sampling_rate": Rule("rate", 16_000, count),
     "hop_length": Rule("hop", 160, count),
     "win_length": Rule("window", 400, count),
     "n_fft": Rule("n_fft", 512, count),
     "preemphasis": Rule("preemphasis", 0.97, lambda value: float(value or 0.0)),
-    "padding_value": Only((0, 0.0)),
 }
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from anemone.checkpoint.archive import Archive
+from anemone.checkpoint.names import huggingface
 from anemone.checkpoint.names.huggingface import GENERAL, added_tokens, check_class, count, share, spoken, whole
 from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table, translate
 from anemone.checkpoint.snapshot import Snapshot
@@ -99,10 +100,8 @@ CONFIG: Table = {
     "adapter_attn_dim": Only((None,)),
 }
 FEATURES: Table = {
-    **dict.fromkeys(("feature_extractor_type", "processor_class", "padding_side", "return_attention_mask"), Ignored()),
+    **huggingface.FEATURES,
     "feature_size": Only((1,)),
-    "sampling_rate": Rule("rate", 16_000, count),
-    "padding_value": Only((0, 0.0)),
     "do_normalize": Rule("normalize", True, bool),
 }
 

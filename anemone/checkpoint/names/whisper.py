@@ -1,11 +1,14 @@
 """Hugging Face's Whisper: settings, names of tensors, prompt and tokenizer, theirs and ours."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from anemone.checkpoint.archive import Archive
+from anemone.checkpoint.names import huggingface
+from anemone.checkpoint.names.byte_bpe import from_vocabulary
 from anemone.checkpoint.names.huggingface import GENERAL, added_tokens, check_class, count, share, spoken, whole
 from anemone.checkpoint.names.rules import Ignored, Only, Rule, Table, translate
 from anemone.checkpoint.snapshot import Snapshot
@@ -54,19 +57,18 @@ CONFIG: Table = {
     "tie_word_embeddings": Only((True,)),
 }  # fmt: skip
 FEATURES: Table = {
-    **dict.fromkeys(
-        ("feature_extractor_type", "processor_class", "padding_side", "return_attention_mask", "mel_filters",
-         "n_samples", "nb_max_frames"),
-        Ignored(),
-    ),
+    **huggingface.FEATURES,
+    **dict.fromkeys(("mel_filters", "n_samples", "nb_max_frames"), Ignored()),
     "feature_size": Rule("num_mels", 80, count),
-    "sampling_rate": Rule("rate", 16_000, count),
     "hop_length": Rule("hop", 160, count),
     "n_fft": Rule("n_fft", 400, count),
     "chunk_length": Rule("seconds", 30, float),
-    "padding_value": Only((0, 0.0)),
     "dither": Rule("dither", 0.0, float),
-}  # fmt: skip
+}
+GENERATION: Table = {
+    "suppress_tokens": Rule("suppress", None, _tokens),
+    "begin_suppress_tokens": Rule("suppress_first", None, _tokens),
+}
 START, END, QUIET = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
 TASKS = {"<|transcribe|>": ["transcribe", "asr"], "<|translate|>": ["translate", "ast"]}
 AUTO = "auto"
@@ -112,12 +114,7 @@ def read(snapshot: Snapshot, config: Mapping[str, Any]) -> Archive:
     }
     decoder_layers = found.pop("decoder_layers")
     prompt, languages = _prompt(generation, numbers)
-    tokens = {
-        ours: translate({theirs: generation.get(theirs)}, {theirs: Rule(ours, None, _tokens)}, "generation_config")[
-            ours
-        ]
-        for theirs, ours in (("suppress_tokens", "suppress"), ("begin_suppress_tokens", "suppress_first"))
-    }
+    tokens = translate({name: generation.get(name) for name in GENERATION}, GENERATION, "generation_config")
     model = {"kind": "whisper", "size": "base", **found}
     tree = {
         "task": {"kind": "recognition", "tokenizer": {"kind": "byte_bpe"}, "prompt": prompt, "head": head},
@@ -131,10 +128,6 @@ def read(snapshot: Snapshot, config: Mapping[str, Any]) -> Archive:
 
 def _tokenizer(snapshot: Snapshot, size: int) -> tuple[dict[str, bytes], dict[str, int]]:
     """The file of the tokenizer, filled up to the number of labels; and the numbers of the added tokens."""
-    import json
-
-    from anemone.checkpoint.names.byte_bpe import from_vocabulary
-
     tree = snapshot.json("tokenizer.json")
     if not tree:
         vocab, merges = snapshot.json("vocab.json"), snapshot.text("merges.txt")
@@ -168,7 +161,7 @@ def _prompt(generation: Mapping[str, Any], numbers: Mapping[str, int]) -> tuple[
     languages = generation.get("lang_to_id") or {}
     if not isinstance(languages, Mapping) or any(numbers.get(str(mark)) != n for mark, n in languages.items()):
         raise ArchiveError("`generation_config.json: lang_to_id` must give the number of each token of a language.")
-    forced = [number for _, number in _forced(generation)]
+    forced = _forced(generation)
     asked = generation.get("no_timestamps_token_id") is not None or numbers.get(QUIET) in forced
     quiet = [QUIET] if asked and QUIET in numbers else []
     if not languages:
@@ -194,12 +187,12 @@ def _prompt(generation: Mapping[str, Any], numbers: Mapping[str, int]) -> tuple[
     return tree, [*languages.values()]
 
 
-def _forced(generation: Mapping[str, Any]) -> list[tuple[int, Any]]:
-    """Places and tokens of the prompt, as older settings have them; of the language there may be none."""
+def _forced(generation: Mapping[str, Any]) -> list[Any]:
+    """Tokens of the prompt, as older settings have them; of the language there may be none."""
     pairs = generation.get("forced_decoder_ids") or []
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise ArchiveError("`generation_config.json: forced_decoder_ids` must be a list of pairs of place and token.")
-    return [(place, token) for place, token in pairs]
+    return [token for _, token in pairs]
 
 
 # Their names of languages that a `generation_config.json` may use in place of codes.
