@@ -114,7 +114,7 @@ class ConvPart(nn.Module):
         super().__init__()
         assert kernel % 2 == 1 and 0 <= past < kernel, (kernel, past)
         d_model = norm.d_model
-        self.d_model, self.shift = d_model, past - kernel // 2
+        self.d_model, self.look_ahead = d_model, kernel - 1 - past
         self.up = nn.Linear(d_model, 2 * d_model, bias=bias)
         self.weight = nn.Parameter(torch.empty(d_model, 1, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         self.bias = nn.Parameter(torch.empty(d_model).uniform_(-(kernel**-0.5), kernel**-0.5)) if bias else None
@@ -133,19 +133,11 @@ class ConvPart(nn.Module):
         y = F.glu(self.up(x))
         if keep is not None:
             y = y * keep
-        y = self.shifted(y)
+        y = depthwise_conv(y, self.weight, look_ahead=self.look_ahead)
         if self.bias is not None:
             y = y + self.bias
         out: Tensor = self.down(F.silu(self.norm(y, keep)))
         return out
-
-    def shifted(self, x: Tensor) -> Tensor:
-        """The depthwise convolution, with more of the past than of the future where it is asked for."""
-        frames, shift = x.shape[1], self.shift
-        if shift:
-            x = F.pad(x, (0, 0, max(shift, 0), max(-shift, 0)))
-        y = depthwise_conv(x, self.weight)
-        return y[:, max(-shift, 0) :][:, :frames] if shift else y
 
 
 class ConformerLayer(nn.Module):

@@ -59,24 +59,27 @@ class DepthwiseConv(nn.Module):
             x: states.
         """
         weight = self.weight if self.shares == 1 else self.weight.repeat(self.shares, 1, 1)
-        if self.look_ahead is None:
-            return depthwise_conv(x, weight, stride=self.stride, dilation=self.dilation)
-        later = self.dilation * (weight.shape[2] // 2 - self.look_ahead)  # than where the kernel's middle is
-        padded = F.pad(x, (0, 0, max(later, 0), max(-later, 0)))
-        start = max(-later, 0)
-        every = depthwise_conv(padded, weight, dilation=self.dilation)
-        return every[:, start : start + x.shape[1] : self.stride]
+        return depthwise_conv(x, weight, stride=self.stride, dilation=self.dilation, look_ahead=self.look_ahead)
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Returns the formula of `DepthwiseConv` with as much past as future: what ``conv1d(groups=D)`` gives.
+def depthwise_conv(
+    x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1, look_ahead: int | None = None
+) -> Tensor:
+    """Returns the formula of `DepthwiseConv`; with as much past as future what ``conv1d(groups=D)`` gives.
 
     Args:
         x: (B, T, D).
         weight: (D, 1, K), K odd.
         stride: step of the output, in frames.
         dilation: step of the kernel, in frames.
+        look_ahead: steps of the kernel that lie in the future; half of them if None.
     """
+    half = weight.shape[2] // 2
+    if look_ahead is not None and look_ahead != half:
+        later = dilation * (half - look_ahead)  # than where the kernel's middle is
+        start, stop = max(-later, 0), max(-later, 0) + x.shape[1]
+        padded = F.pad(x, (0, 0, max(later, 0), max(-later, 0)))
+        return depthwise_conv(padded, weight, dilation=dilation)[:, start:stop:stride]
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)

@@ -275,12 +275,13 @@ class LocalAttention(RelativeAttention):
         seen = near_keep[:, :, None] & self.window(x.device)  # (B, N, W, 3 W)
         bias = bias + masked_scores(seen, bias.dtype).unsqueeze(2)
         if self.num_global:
-            bias, near_key, near_value = self.with_global(x, (query, key, value), keep, bias, (near_key, near_value))
+            parts, places = self.global_parts(x, (query, key, value)), self.global_frames(keep)
+            bias, near_key, near_value = self.with_global(parts, places, value, bias, (near_key, near_value))
         states = [part.flatten(0, 1) for part in (blocks + self.content_bias[:, None], near_key, near_value, bias)]
         read = self.read(*states)  # (B N, W, D)
         read = read.view(x.shape[0], -1, self.d_model)[:, :frames]
         if self.num_global:
-            read = self.of_global(x, (query, key, value), keep, read)
+            read = self.of_global(parts, places, keep, read)
         out: Tensor = self.output(read)
         return out
 
@@ -319,21 +320,20 @@ class LocalAttention(RelativeAttention):
 
     def with_global(
         self,
-        x: Tensor,
         parts: tuple[Tensor, Tensor, Tensor],
-        keep: Tensor,
+        places: tuple[Tensor, Tensor],
+        value: Tensor,
         bias: Tensor,
         near: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Puts the global frames beside the keys and values of every block; all of their scores goes into the bias."""
-        (query, key, _), at_keep = self.global_parts(x, parts), self.global_frames(keep)
-        at, there = at_keep
+        (query, key, _), (at, there) = parts, places
         num_blocks, w = near[0].shape[1], self.block
         scores = query.transpose(1, 2) @ key[:, at].permute(0, 2, 3, 1) * self.scale  # (B, H, T, G)
         scores = scores + masked_scores(there, scores.dtype)[:, None, None]
-        scores = F.pad(scores, (0, 0, 0, num_blocks * w - x.shape[1]))
+        scores = F.pad(scores, (0, 0, 0, num_blocks * w - query.shape[1]))
         scores = scores.view(*scores.shape[:2], num_blocks, w, -1).transpose(1, 2)  # (B, N, H, W, G)
-        chosen = parts[2][:, at].transpose(1, 2).unsqueeze(1)  # (B, T, H, K) -> (B, 1, H, G, K)
+        chosen = value[:, at].transpose(1, 2).unsqueeze(1)  # (B, T, H, K) -> (B, 1, H, G, K)
         chosen = chosen.expand(-1, num_blocks, -1, -1, -1)
         return (
             torch.cat((bias, scores), 4),
@@ -341,9 +341,11 @@ class LocalAttention(RelativeAttention):
             torch.cat((near[1], chosen), 3),
         )
 
-    def of_global(self, x: Tensor, parts: tuple[Tensor, Tensor, Tensor], keep: Tensor, read: Tensor) -> Tensor:
+    def of_global(
+        self, parts: tuple[Tensor, Tensor, Tensor], places: tuple[Tensor, Tensor], keep: Tensor, read: Tensor
+    ) -> Tensor:
         """Replaces what global frames read by what they read of all frames: (B, T, D)."""
-        (query, key, value), (at, there) = self.global_parts(x, parts), self.global_frames(keep)
+        (query, key, value), (at, there) = parts, places
         chosen = query[:, at]  # (B, G, H, K)
         if self.nemo:
             batch, num, heads, width = chosen.shape
@@ -352,7 +354,7 @@ class LocalAttention(RelativeAttention):
             chosen = chosen.transpose(1, 2)
         mask = masked_scores(keep, chosen.dtype)[:, None, None]
         found = self.read(chosen, key.transpose(1, 2), value.transpose(1, 2), mask)  # (B, G, D)
-        number = torch.arange(x.shape[1], device=x.device)
+        number = torch.arange(read.shape[1], device=read.device)
         group = torch.div(number, self.spacing, rounding_mode="floor").clamp(max=self.num_global - 1)
         here = (at[group] == number) & there[:, group]  # (B, T)
         return torch.where(here.unsqueeze(2), found[:, group], read)

@@ -321,13 +321,12 @@ class Conformer(nn.Module):
             y: its output.
             number: of the layer.
         """
-        config, shape = self.config, self.config.shape
-        start, rest = config.stochastic_start, shape.num_layers - config.stochastic_start
+        config, start = self.config, self.config.stochastic_start
         share = config.stochastic_depth if number >= start else 0.0
-        if config.stochastic_mode == "linear" and share:
-            share *= (number - start + 1) / rest
         if not self.training or not share:
             return y
+        if config.stochastic_mode == "linear":
+            share *= (number - start + 1) / (len(self.layers) - start)
         stays = (torch.rand((), device=x.device) >= share).to(x.dtype)
         return x + (y - x) * (stays / (1 - share))
 
