@@ -31,7 +31,7 @@ class FastConformerConfig(ConformerConfig):
     """Numbers of the named sizes."""
 
     size: Literal["small", "medium", "large", "xlarge", "xxlarge", "custom"] = "large"  # type: ignore[assignment]
-    """NeMo's sizes, from 12 million to 1.2 milliards of parameters; what is given below stands instead of theirs."""
+    """NeMo's sizes, from 12 million to 1.1 milliards of parameters; what is given below stands instead of theirs."""
 
     subsampling: SubsamplingConfig = SubsamplingConfig(kind="dw_striding", factor=8)
     """From frames of features to those of the layers."""
