@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anemone.config import must, nearest
+from anemone.nn.activations import ACTIVATIONS
 from anemone.nn.conv import FullConv
 from anemone.types import ports
 
@@ -24,13 +25,6 @@ Activation = Literal["swish", "relu", "gelu", "tanh"]
 
 HOLDER = "adapters"
 """The attribute of a module under which its adapters hang."""
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "swish": F.silu,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "tanh": torch.tanh,
-}
 
 
 class LowRank(nn.Module):
@@ -54,9 +48,7 @@ class LowRank(nn.Module):
         outer = weight.shape[::-1] if isinstance(layer, nn.Embedding) else weight.shape
         self.down = nn.Parameter(weight.new_empty(rank, *outer[1:]))
         self.up = nn.Parameter(weight.new_empty(outer[0], rank))
-        for name, parameter in self.named_parameters():
-            if not parameter.is_meta:
-                parameter.data.copy_(first_value(name, parameter.shape))
+        _begin(self)
 
     def changed(self, layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
         """Returns what the layer gives with its weight changed.
@@ -105,9 +97,7 @@ class Bottleneck(nn.Module):
         self.norm = nn.LayerNorm(d_model) if norm else None
         self.down = nn.Parameter(torch.empty(d, d_model))
         self.up = nn.Parameter(torch.empty(d_model, d))
-        for name, parameter in self.named_parameters():
-            if not parameter.is_meta:
-                parameter.data.copy_(first_value(name, parameter.shape))
+        _begin(self)
 
     def changed(self, layer: nn.Module, x: Tensor, out: Any) -> Any:
         """Returns what the module gave with the change added to it, or to the first where it gave several tensors.
@@ -131,6 +121,13 @@ class Adapters(nn.ModuleDict):
     def __init__(self) -> None:
         super().__init__()
         self.enabled: tuple[str, ...] = ()
+
+
+def _begin(adapter: nn.Module) -> None:
+    """Gives the weights of an adapter their first values, where they have memory."""
+    for name, parameter in adapter.named_parameters():
+        if not parameter.is_meta:
+            parameter.data.copy_(first_value(name, parameter.shape))
 
 
 def first_value(name: str, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:

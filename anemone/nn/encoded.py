@@ -31,3 +31,13 @@ def keep_mask(x_len: Tensor, num_frames: int) -> Tensor:
         num_frames: T.
     """
     return (torch.arange(num_frames, device=x_len.device) < x_len[:, None]).unsqueeze(2)
+
+
+def key_mask(x_len: Tensor, num_frames: int) -> Tensor:
+    """Returns `keep_mask` as attention takes it: (B, 1, 1, T), True on the keys that every head and query sees.
+
+    Args:
+        x_len: valid frames per item, (B,).
+        num_frames: T.
+    """
+    return keep_mask(x_len, num_frames)[:, None].transpose(2, 3)

@@ -4,17 +4,18 @@ The normalisation stands before each part (arXiv:2002.04745) or after it. Attent
 kernels, from keys and values that may be kept from one step of decoding to the next.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anemone.nn.activations import ACTIVATIONS
 from anemone.types import Hidden, KeepMask
 
 Activation = Literal["relu", "gelu"]
 Part = Callable[[Tensor], Tensor]
-ACTIVATIONS: dict[str, Part] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class KeysValues(NamedTuple):
@@ -198,3 +199,18 @@ class TransformerBlock(nn.Module):
     def _around(self, x: Tensor, norm: nn.Module, part: Part) -> Tensor:
         out: Tensor = x + part(norm(x)) if self.pre_norm else norm(x + part(x))
         return out
+
+
+def through(layers: Iterable[nn.Module], x: Tensor, keep: Tensor | None = None, *, p_drop: float = 0.0) -> Tensor:
+    """Returns the states after all blocks, each of which may be left out (arXiv:1909.11556).
+
+    Args:
+        layers: `TransformerBlock`s.
+        x: states (B, N, D).
+        keep: which keys each state sees.
+        p_drop: probability that a block is left out.
+    """
+    for layer in layers:
+        y = layer(x, keep)
+        x = torch.where(torch.rand((), device=x.device) < p_drop, x, y) if p_drop else y
+    return x

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from anemone.config import must
-from anemone.nn.encoded import keep_mask
+from anemone.nn.encoded import key_mask
 from anemone.nn.relative import sinusoids
-from anemone.nn.transformer import Activation, KeysValues, TransformerBlock
+from anemone.nn.transformer import Activation, KeysValues, TransformerBlock, through
 from anemone.types import Acoustic, Frames, Labels, LogProbs, Tokens
 
 Positions = Literal["fixed", "learned"]
@@ -166,11 +166,6 @@ class State(NamedTuple):
         """Tokens so far."""
         return self.past[0].keys.shape[2] if self.past else 0
 
-    def take(self, rows: Tensor) -> "State":
-        """Returns the state of some items, in the order asked for."""
-        memory, past = ([KeysValues(k[rows], v[rows]) for k, v in layers] for layers in (self.memory, self.past))
-        return State(memory, self.keep[rows], past)
-
 
 class Transformer(nn.Module):
     """Transformer blocks, and a normalisation after them where they have it before their parts.
@@ -215,12 +210,10 @@ class Transformer(nn.Module):
             x: states of an acoustic encoder.
             x_len: valid frames.
         """
-        keep = keep_mask(x_len, x.shape[1])[:, None].transpose(2, 3)  # (B, T, 1) -> (B, 1, 1, T)
+        keep = key_mask(x_len, x.shape[1])
         if self.causal:
             keep = keep & torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
-        for layer in self.layers:
-            x = layer(x, keep)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return self.norm(through(self.layers, x, keep))  # type: ignore[no-any-return]
 
 
 class AttentionHead(nn.Module):
@@ -302,7 +295,7 @@ class AttentionHead(nn.Module):
             memory: (B, T, D), see `remember`.
             memory_len: (B,) valid frames.
         """
-        keep = keep_mask(memory_len, memory.shape[1])[:, None].transpose(2, 3)  # (B, T, 1) -> (B, 1, 1, T)
+        keep = key_mask(memory_len, memory.shape[1])
         return State([layer.memory_attention.project(memory) for layer in self.decoder.blocks], keep, [])
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:

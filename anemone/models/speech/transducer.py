@@ -9,21 +9,18 @@ blanks (arXiv:2211.03541; the last of them first), of the blank, and of duration
 run in ``forward``: losses and decodings run it where they need it, so all scores never exist at once.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from anemone.config import must, of_kind
 from anemone.models.speech.predictors import PREDICTORS
+from anemone.nn.activations import ACTIVATIONS
 from anemone.nn.dropout import dropout
 from anemone.nn.heads import CTCHead, LabelLogProbs
 from anemone.types import Acoustic, Frames, Hidden, Labels, Logits, LogProbs, Textual, Tokens
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anemone.config import must
-from anemone.nn.encoded import Encoded, keep_mask
-from anemone.nn.transformer import TransformerBlock
+from anemone.nn.encoded import Encoded, keep_mask, key_mask
+from anemone.nn.transformer import TransformerBlock, through
 from anemone.types import Features, Frames, Hidden
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
@@ -199,7 +199,7 @@ class FrameConv(nn.Module):
         kernel: int,
         *,
         stride: int,
-        norm: Literal["time", "channels", "none"],
+        norm: Norm,
         bias: bool,
     ) -> None:
         super().__init__()
@@ -339,12 +339,8 @@ class Wav2Vec2(nn.Module):
         x = x * keep_mask(x_len, x.shape[1])
         x = x + self.position(x)
         x = F.dropout(x if self.pre_norm else self.norm(x), config.dropout, self.training)
-        keep = keep_mask(x_len, x.shape[1])[:, None].transpose(2, 3)  # (B, T, 1) -> (B, 1, 1, T)
-        for layer in self.layers:
-            y = layer(x, keep)
-            if self.training and config.p_layer_drop:
-                y = torch.where(torch.rand((), device=x.device) < config.p_layer_drop, x, y)
-            x = y
+        p_drop = config.p_layer_drop if self.training else 0.0
+        x = through(self.layers, x, key_mask(x_len, x.shape[1]), p_drop=p_drop)
         x = self.norm(x) if self.pre_norm else x
         return Encoded(F.dropout(x, config.dropout_out, self.training), x_len)
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from anemone.config import must
 from anemone.models.speech.attention_decoder import AttentionHeadConfig, TransformerConfig
 from anemone.nn.encoded import Encoded
-from anemone.nn.transformer import TransformerBlock
+from anemone.nn.transformer import TransformerBlock, through
 from anemone.types import Features, Frames
 
 MOST = {"d_model": 65_536, "num_layers": 1_000, "num_heads": 1_024, "d_ff": 1 << 20, "max_len": 1 << 20}
@@ -182,11 +182,7 @@ class Whisper(nn.Module):
         x = F.pad(x, (0, size - x.shape[2]))
         x = F.gelu(self.conv2(F.gelu(self.conv1(x)))).transpose(1, 2)  # (B, F, 2 T) -> (B, D, T) -> (B, T, D)
         x = F.dropout(x + self.positions, self.config.dropout, self.training)
-        for layer in self.layers:
-            y = layer(x)
-            if self.training and self.config.p_layer_drop:
-                y = torch.where(torch.rand((), device=x.device) < self.config.p_layer_drop, x, y)
-            x = y
+        x = through(self.layers, x, p_drop=self.config.p_layer_drop if self.training else 0.0)
         return Encoded(self.norm(x), torch.full_like(x_len, self.max_len))
 
 
