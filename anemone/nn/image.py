@@ -74,8 +74,7 @@ def in_stretches(x: Tensor, lengths: Sequence[Sequence[int]], convs: Sequence[Im
 
     Args:
         x: images of one channel (B, T, F).
-        lengths: for each image its valid frames before the first convolution and behind each, and last all frames of
-            the output.
+        lengths: for each image its valid frames before the first convolution and behind each.
         convs: the first from one channel, then depthwise ones and such of kernel 1, whose `ImageConv.pads` are none.
     """
     weights = [each for conv in convs for each in (_laid_out(conv), conv.bias)]
@@ -125,7 +124,8 @@ class _Stretched(torch.autograd.Function):
     ) -> Hidden[Tensor, "B C T' F'"]:
         ctx.lengths, ctx.convs = lengths, convs
         ctx.save_for_backward(x, *weights)
-        out = x.new_zeros(len(x), lengths[0][-1], _bins(x, convs)[-1], convs[-1].d_model)
+        frames, bins = (_sizes(size, convs)[-1] for size in x.shape[1:])
+        out = x.new_zeros(len(x), frames, bins, convs[-1].d_model)
         for i, a, b in _stretches(x, lengths, convs):
             out[i, a:b] = _stretch(x[i], lengths[i], convs, weights, a, b)
         return out.permute(0, 3, 1, 2)
@@ -145,12 +145,12 @@ class _Stretched(torch.autograd.Function):
         return None, None, None, *totals
 
 
-def _bins(x: Tensor, convs: Sequence[ImageConv]) -> list[int]:
-    """Bins behind each convolution."""
-    bins = [x.shape[2]]
+def _sizes(size: int, convs: Sequence[ImageConv]) -> list[int]:
+    """Steps along an axis behind each convolution."""
+    sizes = [size]
     for conv in convs:
-        bins.append((bins[-1] + sum(conv.pads) - conv.kernel) // conv.stride + 1)
-    return bins[1:]
+        sizes.append((sizes[-1] + sum(conv.pads) - conv.kernel) // conv.stride + 1)
+    return sizes[1:]
 
 
 def _stretches(
@@ -158,9 +158,9 @@ def _stretches(
 ) -> Iterator[tuple[int, int, int]]:
     """Cuts the valid frames of the output so that the largest image of a stretch fits."""
     frames, most = 1, 1
-    for conv, bins in zip(reversed(convs), reversed(_bins(x, convs)), strict=True):
+    for conv, bins in zip(reversed(convs), reversed(_sizes(x.shape[2], convs)), strict=True):
         most = max(most, frames * bins * conv.d_model)
         frames *= conv.stride
     step = max(1, STRETCH // most)
-    for i, (*_, valid, _) in enumerate(lengths):
+    for i, (*_, valid) in enumerate(lengths):
         yield from ((i, a, min(a + step, valid)) for a in range(0, valid, step))

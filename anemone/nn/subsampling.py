@@ -98,12 +98,10 @@ class ImageSubsampling(nn.Module):
     def divided(self, x: Tensor, x_len: Tensor) -> tuple[Tensor, Tensor]:
         """All convolutions of features (B, T, F), and lengths: by `in_stretches`."""
         convs = [conv for conv in self.stages.modules() if isinstance(conv, ImageConv)]
-        lengths, frames = [x_len.clamp(0, x.shape[1])], torch.tensor(x.shape[1])
+        lengths = [x_len.clamp(0, x.shape[1])]
         for conv in convs:
             lengths.append(half(lengths[-1], self.causal) if conv.stride > 1 else lengths[-1])
-            frames = half(frames, self.causal) if conv.stride > 1 else frames
-        rows = torch.stack([*lengths, frames.expand(len(x))], 1).tolist()
-        return in_stretches(x, rows, convs), lengths[-1]
+        return in_stretches(x, torch.stack(lengths, 1).tolist(), convs), lengths[-1]
 
     def convolved(self, x: Tensor, x_len: Tensor) -> tuple[Tensor, Tensor]:
         """All convolutions of features (B, T, F), and lengths: one after the other, with pooling."""
