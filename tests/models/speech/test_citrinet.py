@@ -6,6 +6,7 @@ import torch
 from anemone.errors import ConfigError
 from anemone.models.speech.citrinet import CitrinetConfig
 from anemone.models.speech.jasper import JasperConfig
+from anemone.models.speech.quartznet import BlockConfig
 
 
 def count(module):
@@ -47,4 +48,4 @@ def test_what_belongs_to_named_sizes_is_refused_beside_blocks():
     with pytest.raises(ConfigError, match=r"`kernel_scale` must be left out"):
         CitrinetConfig(size="custom", blocks=blocks, kernel_scale=0.5)
     with pytest.raises(ConfigError, match=r"`groups` must be a divisor of 20, the width before, but is 8"):
-        CitrinetConfig(size="custom", blocks=[*blocks[:0], type(blocks[0])(d_model=8, kernel=1, groups=8)]).build(20)
+        CitrinetConfig(size="custom", blocks=(BlockConfig(d_model=8, kernel=1, groups=8),)).build(20)
