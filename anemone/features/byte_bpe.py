@@ -100,8 +100,8 @@ class ByteBPE:
         self._plain = {number: text for text, number, special in added if not special}
         self._prefix = tree["pre_tokenizer"].get("add_prefix_space") is True
         self._numbers, self._ranks = vocab, {pair: rank for rank, pair in enumerate(merges)}
-        spelled = sorted({text for text, _, special in added if not special}, key=len, reverse=True)
         self._given = {text: number for text, number, special in added if not special}
+        spelled = sorted(self._given, key=len, reverse=True)
         self._split = re.compile("|".join(map(re.escape, spelled))) if spelled else None
         self.sizes = [self._size(number) for number in range(self.vocab_size)]
         self._join = lru_cache(REMEMBERED)(self._joined)
@@ -134,7 +134,7 @@ class ByteBPE:
             best = min(range(len(parts) - 1), key=lambda i: self._ranks.get((parts[i], parts[i + 1]), MAX_UNITS))
             if (pair := (parts[best], parts[best + 1])) not in self._ranks:
                 break
-            parts = _merged(parts, pair)
+            parts = joined(parts, pair, "".join(pair))
         return tuple(self._numbers[part] for part in parts)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -153,14 +153,21 @@ class ByteBPE:
         return {self.FILE: self._data}
 
 
-def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    """Joins a pair wherever it stands, from the left."""
-    merged, i = [], 0
-    while i < len(parts):
-        both = i + 1 < len(parts) and (parts[i], parts[i + 1]) == pair
-        merged.append(parts[i] + parts[i + 1] if both else parts[i])
-        i += 2 if both else 1
-    return merged
+def joined(pieces: list[str], pair: tuple[str, str], both: str) -> list[str]:
+    """Returns the pieces with each of a pair made one, from the left.
+
+    Args:
+        pieces: of a word.
+        pair: neighbours.
+        both: what they become.
+    """
+    made: list[str] = []
+    for piece in pieces:
+        if made and (made[-1], piece) == pair:
+            made[-1] = both
+        else:
+            made.append(piece)
+    return made
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

@@ -189,8 +189,9 @@ class Prompted:
         self.config, self.tokenizer = config, tokenizer
         template = config.template or ()
         fixed = [*(part for part in template if not part.startswith("{")), *([config.end] if config.end else [])]
-        used = {name for name in config.slots if f"{{{name}}}" in template}
-        marks = [*fixed, *(mark for name in used for mark in config.slots[name].words)]
+        self._slots = [name for name in config.slots if f"{{{name}}}" in template]
+        self._columns = {name: slot.columns or (name,) for name, slot in config.slots.items()}
+        marks = [*fixed, *(mark for name in self._slots for mark in config.slots[name].words)]
         known = set(tokenizer.pieces)
         added = [mark for mark in dict.fromkeys(sorted(marks)) if mark not in known] if config.grow else []
         if lacking := [mark for mark in fixed if mark not in known and mark not in added]:
@@ -203,7 +204,7 @@ class Prompted:
         switches = {mark for name, slot in config.slots.items() for mark in slot.words if "lang" not in name}
         self._languages = [mark for mark in self.marks if LANGUAGE.fullmatch(mark) and mark not in switches]
         self.end = self.marks[config.end] if config.end else None
-        columns = [column for name, slot in config.slots.items() for column in slot.columns or (name,)]
+        columns = [column for names in self._columns.values() for column in names]
         self.columns = tuple(dict.fromkeys([*columns, *(config.language or ())]))
         """Columns of a manifest that it looks at."""
 
@@ -263,16 +264,15 @@ class Prompted:
         Raises:
             ConfigError: there is no such slot, or a value that no mark stands for.
         """
-        there = [name for name in self.config.slots if f"{{{name}}}" in (self.config.template or ())]
+        there = self._slots
         spoken = [name for name in there if "lang" in name]
         wrong = [name for name in slots if name not in there] + (["language"] if language and not spoken else [])
         if wrong:
             advice = nearest(wrong[0], there)
             raise ConfigError(f"`{wrong[0]}` is not a slot of the model's prompt.{advice} It has: {', '.join(there)}.")
         values = dict.fromkeys(spoken, language) if language else {}
-        columns = {name: (self.config.slots[name].columns or (name,))[0] for name in there}
         try:
-            return self.prompt({columns[name]: value for name, value in (values | dict(slots)).items()})
+            return self.prompt({self._columns[name][0]: value for name, value in (values | dict(slots)).items()})
         except DataError as error:
             raise ConfigError(str(error)) from error
 
@@ -287,9 +287,8 @@ class Prompted:
 
     def _value(self, name: str, values: Mapping[str, Any]) -> str:
         """What fills a slot."""
-        slot = self.config.slots[name]
-        columns = slot.columns or (name,)
-        found = next((values[column] for column in columns if values.get(column) is not None), slot.default)
+        columns, default = self._columns[name], self.config.slots[name].default
+        found = next((values[column] for column in columns if values.get(column) is not None), default)
         if found is None:
             raise DataError(f"the prompt's `{name}` must be set by {' or '.join(f'`{c}`' for c in columns)}.")
         return str(found)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from anemone.config import must
-from anemone.features.wordpiece import is_punctuation
+from anemone.features.wordpiece import is_punctuation, without_marks
 
 FORMS: dict[str, Literal["NFC", "NFD", "NFKC", "NFKD"]] = {"nfc": "NFC", "nfd": "NFD", "nfkc": "NFKC", "nfkd": "NFKD"}
 APOSTROPHES = "'\u2019\u02bc"  # dropped without a gap: its, not it s
@@ -63,8 +63,7 @@ class Writing(NamedTuple):
         if config.unicode != "keep":
             text = unicodedata.normalize(FORMS[config.unicode], text)
         if config.marks == "drop":
-            apart = (c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
-            text = unicodedata.normalize("NFC", "".join(apart))
+            text = unicodedata.normalize("NFC", without_marks(text))
         text = text.lower() if config.case == "lower" else text.upper() if config.case == "upper" else text
         if config.punctuation == "drop":
             text = "".join(map(self._sign, text))

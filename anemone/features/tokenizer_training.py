@@ -16,6 +16,7 @@ from typing import Literal
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from anemone.config import must
+from anemone.features.byte_bpe import joined
 from anemone.features.text import TextConfig
 from anemone.features.wordpiece import SPECIAL, words
 
@@ -163,13 +164,13 @@ def wordpiece(texts: Iterable[str], vocab_size: int, special: Iterable[str] = ()
         best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
         must(best is not None, "vocab_size", f"at most {len(found)} for these texts", value=vocab_size)
         assert best is not None
-        joined = best[0] + best[1].removeprefix("##")
+        both = best[0] + best[1].removeprefix("##")
         for word in sorted(where.pop(best)):
             _count(word, cut[word], -counts[word], pairs, where)
-            cut[word] = _joined(cut[word], best, joined)
+            cut[word] = joined(cut[word], best, both)
             _count(word, cut[word], counts[word], pairs, where)
         pairs.pop(best, None)
-        found += [joined] if joined not in found else []
+        found += [both] if both not in found else []
     return found
 
 
@@ -183,14 +184,3 @@ def _count(
             where[pair].add(word)
         elif pairs[pair] <= 0:
             del pairs[pair]
-
-
-def _joined(pieces: list[str], pair: tuple[str, str], joined: str) -> list[str]:
-    """The pieces with each of the pair made one, from the left."""
-    made: list[str] = []
-    for piece in pieces:
-        if made and (made[-1], piece) == pair:
-            made[-1] = joined
-        else:
-            made.append(piece)
-    return made

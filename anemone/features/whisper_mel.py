@@ -84,12 +84,8 @@ class WhisperMel(nn.Module):
     def __init__(self, config: WhisperMelConfig) -> None:
         super().__init__()
         self.config = config
-        self.rate, self.hop, self.num_mels, self.num_features = (
-            config.rate,
-            config.hop,
-            config.num_mels,
-            config.num_mels,
-        )
+        self.rate, self.hop = config.rate, config.hop
+        self.num_features = self.num_mels = config.num_mels
         self.energies = MelEnergies(config.frames(), scale="slaney", periodic=True)
 
     def forward(self, x: Audio[Tensor, "B S"], x_len: Samples[Tensor, "B"]) -> MelBatch:

@@ -112,7 +112,7 @@ class WordPiece:
 def words(text: str, *, lowercase: bool) -> list[str]:
     """Cuts a text at white space and around punctuation and CJK characters, dropping control characters."""
     if lowercase:
-        text = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
+        text = without_marks(text.lower())
     shown = []
     for character in text:
         category = unicodedata.category(character)
@@ -123,6 +123,11 @@ def words(text: str, *, lowercase: bool) -> list[str]:
         elif category[0] != "C" and character != "\ufffd":
             shown.append(character)
     return "".join(shown).split()
+
+
+def without_marks(text: str) -> str:
+    """Returns a text without accents and other marks on letters, taken apart (NFD)."""
+    return "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
 
 
 def is_punctuation(character: str) -> bool:
