@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -26,11 +27,8 @@ def talkie(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def prepare(monkeypatch: pytest.MonkeyPatch, talkie: ModuleType) -> ModuleType:
-    monkeypatch.delitem(sys.modules, "prepare", raising=False)
-    module = importlib.import_module("prepare")
-    monkeypatch.delitem(sys.modules, "prepare")
-    return module
+def prepare(prepare_of: Callable[[str], ModuleType]) -> ModuleType:
+    return prepare_of("amazon_queen")
 
 
 def text(line: str) -> bytes:

@@ -1,10 +1,9 @@
 """Zhuyin becomes toned pinyin, and the speaker held out is heard by syllables alone."""
 
-import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,12 +18,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
-def prepare(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    monkeypatch.syspath_prepend(str(RECIPES / "mandarin_syllables"))
-    monkeypatch.delitem(sys.modules, "prepare", raising=False)
-    yield importlib.import_module("prepare")
-    sys.modules.pop("prepare", None)
+def prepare(prepare_of: Callable[[str], ModuleType]) -> ModuleType:
+    return prepare_of("mandarin_syllables")
 
 
 @pytest.mark.parametrize(

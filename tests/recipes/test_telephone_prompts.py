@@ -1,11 +1,10 @@
 """Prompts get two texts, as written and in plain words, and no text stands in two sets."""
 
 import gzip
-import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,12 +18,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
-def prepare(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    monkeypatch.syspath_prepend(str(RECIPES / "telephone_prompts"))
-    monkeypatch.delitem(sys.modules, "prepare", raising=False)
-    yield importlib.import_module("prepare")
-    sys.modules.pop("prepare", None)
+def prepare(prepare_of: Callable[[str], ModuleType]) -> ModuleType:
+    return prepare_of("telephone_prompts")
 
 
 @pytest.mark.parametrize(
