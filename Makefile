@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow recipes test-ray setup check format slurm parity bench bench-asr bench-augment bench-index bench-llm bench-loading bench-losses bench-plan docs clean
+.PHONY: demo test test-slow recipes test-ray setup check format slurm parity bench bench-asr bench-augment bench-index bench-llm bench-loading bench-losses bench-nemo-opens bench-plan docs clean
 
 demo: setup  ## train on recorded speech commands, evaluate, save, reload, classify
 	$(BIN)/python recipes/telephone_words/demo.py

@@ -1,9 +1,8 @@
-"""The peer's side of `scratch.py`: NeMo trains a model that starts with our first weights, for as long as ours took.
+"""The peer's side of `scratch.py`: NeMo trains a model that starts with our first weights, for as many minutes.
 
     python benchmarks/asr/scratch_peer.py SETTINGS.json
 
-SETTINGS holds `start` (a .nemo with the first weights), `train` and `test` (manifests), `minutes`, `threads`,
-`batch_seconds`, `lr`, `warmup`, `weight_decay`, `betas`, `precision`, `out` (where the transcripts go).
+`scratch.py` writes SETTINGS: `start` is a .nemo with the first weights, `out` is where the transcripts go.
 """
 
 import json
@@ -86,7 +85,7 @@ def main() -> None:
     torch.set_num_threads(settings["threads"])
     fit(settings, 3)  # compiles and fills caches
     _, seconds = fit(settings, PROBE)
-    steps = settings.get("steps") or math.floor(60 * settings["minutes"] / seconds * PROBE)
+    steps = math.floor(60 * settings["minutes"] / seconds * PROBE)
     model, seconds = fit(settings, steps)
     rows = [json.loads(line) for line in Path(settings["test"]).read_text().splitlines()]
     model.eval()
