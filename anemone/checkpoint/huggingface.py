@@ -121,7 +121,7 @@ class HuggingFace(Mapping[str, Tensor]):
         spare = {"lm_head.weight"} if self.model["tie_embeddings"] else set()  # some writers repeat tied weights
         unknown = [name for name in self._files if name not in needed | spare and not name.endswith(RECOMPUTED)]
         missing = sorted(needed - set(self._files))
-        refuse_names(f"`{self.folder}`", missing, unknown, f"`{CONFIG}` does")
+        refuse_names(f"`{self.folder}`", missing=missing, unknown=unknown, asker=f"`{CONFIG}` does")
 
 
 def read_huggingface(folder: str | Path) -> HuggingFace:

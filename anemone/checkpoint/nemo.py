@@ -153,5 +153,5 @@ def rename(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str,
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     known = set(names.values())
     unknown = [theirs for theirs in tensors if theirs not in known and not theirs.startswith(RECOMPUTED)]
-    refuse_names(f"`{WEIGHTS}`", missing, unknown, "its settings do")
+    refuse_names(f"`{WEIGHTS}`", missing=missing, unknown=unknown, asker="its settings do")
     return as_matrices({ours: tensors[theirs] for ours, theirs in names.items()})

@@ -66,7 +66,7 @@ class Snapshot(Mapping[str, Tensor]):
         needed = set(names.values())
         missing = [theirs for theirs in names.values() if theirs not in self.files]
         unknown = [n for n in self.files if n not in needed and not any(fnmatchcase(n, p) for p in passed_over)]
-        refuse_names(f"`{self.folder}`", missing, unknown, f"`{CONFIG}` does")
+        refuse_names(f"`{self.folder}`", missing=missing, unknown=unknown, asker=f"`{CONFIG}` does")
         taken = {ours: self[theirs] for ours, theirs in names.items()}
         for ours, tensor in taken.items():
             if not tensor.is_floating_point() and not ours.endswith(COUNTER):

@@ -211,7 +211,7 @@ def write_safetensors(
         file.write(flat.view(torch.uint8).numpy().data)
 
 
-def refuse_names(where: str, missing: Sequence[str], unknown: Sequence[str], asker: str) -> None:
+def refuse_names(where: str, *, missing: Sequence[str], unknown: Sequence[str], asker: str) -> None:
     """Raises ArchiveError if tensors are missing, or some are there that nothing asks for.
 
     Args:
