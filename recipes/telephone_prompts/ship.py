@@ -28,7 +28,8 @@ adaptation; other speakers, rooms or subjects it will mostly not understand. {pr
 text; they share phrases with those of training.
 
 Trained on {minutes:.0f} minutes of the prompts of Asterisk core sounds 1.6.1, © 2003-2010 Allison Smith
-(http://www.theivrvoice.com), financial contributions by Digium, Inc. (http://www.digium.com), CC-BY-SA-3.0. Made by
+(http://www.theivrvoice.com), financial contributions by Digium, Inc. (http://www.digium.com), CC-BY-SA-3.0. The run was
+stopped at step 1,656 of 2,449 and resumed with a schedule that ended at step 1,756. Written by
 `recipes/telephone_prompts/ship.py`."""
 
 
@@ -60,6 +61,7 @@ def main() -> None:
     anemone.save(task, path)
     task = anemone.load(path)
     metrics = evaluate(task, [args.data / "en/test.jsonl"])
+    part = evaluate(task, [ASSETS / "telephone_prompts/en/test.jsonl"])
     rows = [json.loads(line) for line in (args.data / "en/train.jsonl").read_text("utf-8").splitlines()]
     task.network.half()
     anemone.save(
@@ -80,9 +82,9 @@ def main() -> None:
     print(
         f"{NAME}:\n  task: recognition\n  language: [en]\n  licence: cc-by-sa-3.0\n  size: {size}\n"
         f"  sha256: {sha256}\n  origin: shipped\n  location: models/{path.name}\n"
-        f"  description: telephone prompts by one voice; word errors {100 * metrics['wer']:.1f} % on held-out prompts"
+        f"  description: telephone prompts by one voice; word errors {100 * metrics['wer']:.1f} % on held-out prompts; "
+        "its run was cut short"
     )
-    part = evaluate(task, [ASSETS / "telephone_prompts/en/test.jsonl"])
     print(
         f"\n{sum(p.numel() for p in task.parameters()) / 1e6:.1f} million parameters, {size / 1e6:.1f} MB, "
         f"word errors {100 * metrics['wer']:.1f} %, character errors {100 * metrics['cer']:.1f} % on "
