@@ -8,7 +8,7 @@ from torch import Tensor
 from anemone.config import load_class, must, of_kind
 from anemone.losses import LOSSES, Criterion, LossSum
 from anemone.losses.ctc import CTCConfig, check_shares
-from anemone.losses.transducer import kind_of
+from anemone.losses.transducer import kind_for
 
 TRANSDUCERS = {kind: LOSSES[kind] for kind in ("multi_blank", "rnnt", "tdt")}
 
@@ -64,4 +64,4 @@ class HybridLossConfig:
         return found
 
     def _of_transducer(self, head: Any) -> Any:
-        return self.transducer or load_class(TRANSDUCERS[kind_of(head)])()
+        return self.transducer or load_class(TRANSDUCERS[kind_for(head)])()

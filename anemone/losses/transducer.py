@@ -8,13 +8,13 @@ probability that goes through each arc, carried through the softmax.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anemone.config import must
-from anemone.losses import Criterion, LossSum
+from anemone.config import kind_of, must
+from anemone.losses import LOSSES, Criterion, LossSum
 from anemone.losses.ctc import Reduction, reduced
 from anemone.losses.slabs import Fused, Given, Kind, Problem, Texts
 
@@ -22,9 +22,6 @@ from anemone.losses.slabs import Fused, Given, Kind, Problem, Texts
 @dataclass(frozen=True, kw_only=True)
 class RNNTConfig:
     """Transducers whose blank advances one frame (arXiv:1211.3711)."""
-
-    kind: ClassVar[str] = "rnnt"
-    """What a config calls it, see `kind_of`."""
 
     reduction: Reduction = "mean_batch"
     """What the loss is a mean over: utterances (mean_batch), target tokens (mean_volume), or utterances after each
@@ -49,9 +46,10 @@ class RNNTConfig:
         Raises:
             ConfigError: the head is that of another loss.
         """
-        fits = kind_of(head)
+        fits = kind_for(head)
         rule = f"{fits} for a head with durations {list(head.durations)} and big blanks {list(head.big_blanks)}"
-        must(self.kind == fits, "loss.kind", rule, value=self.kind)
+        own = kind_of(LOSSES, self)
+        must(own == fits, "loss.kind", rule, value=own)
         settings: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "reduction"}
         settings |= {"durations": tuple(head.durations), "big_blanks": tuple(head.big_blanks)}
 
@@ -71,9 +69,6 @@ class RNNTConfig:
 class TDTConfig(RNNTConfig):
     """Token-and-duration transducers (arXiv:2304.06795)."""
 
-    kind: ClassVar[str] = "tdt"
-    """What a config calls it."""
-
     sigma: float = 0.0
     """What is taken from each log-probability of a token or blank, so that ways with few of them pay less."""
 
@@ -90,9 +85,6 @@ class TDTConfig(RNNTConfig):
 class MultiBlankConfig(RNNTConfig):
     """Transducers with blanks that skip several frames (arXiv:2211.03541)."""
 
-    kind: ClassVar[str] = "multi_blank"
-    """What a config calls it."""
-
     sigma: float = 0.0
     """What is taken from each log-probability, so that ways with few steps, by big blanks, pay less."""
 
@@ -101,7 +93,7 @@ class MultiBlankConfig(RNNTConfig):
         must(self.sigma >= 0, "sigma", "0 or more", value=self.sigma)
 
 
-def kind_of(head: Any) -> str:
+def kind_for(head: Any) -> str:
     """Returns the kind of loss that fits a head, by its ``durations`` and ``big_blanks``."""
     return "tdt" if head.durations else "multi_blank" if head.big_blanks else "rnnt"
 

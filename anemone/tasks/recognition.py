@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 import torch
 from torch import Tensor
 
-from anemone.config import EMPTY, load_class, must, of_kind
+from anemone.config import EMPTY, kind_of, load_class, must, of_kind
 from anemone.data.batch import Batch
 from anemone.data.targets import RowEncode, Target
 from anemone.decoding import DECODERS, Decoder, Hypothesis
@@ -106,7 +106,7 @@ def _fitting(config: Any, path: str, table: Mapping[str, str], kinds: Sequence[s
     """The config, if its kind is one of those that fit; the first of them where it was left out."""
     if config is None:
         return load_class(table[kinds[0]])()
-    fits = any(table[kind] == f"{type(config).__module__}:{type(config).__qualname__}" for kind in kinds)
+    fits = kind_of(table, config, path) in kinds
     must(fits, path, f"of the kind {' or '.join(kinds)} for a recogniser with this `task.head`", value=config)
     return config
 

@@ -170,7 +170,7 @@ def _answers(task: RecognitionTask, clips: list[Any], batch_size: int) -> list[L
         ]
 
     try:
-        return task.answer(clips, batch_size, read, task.default_prompt())
+        return task.answer(clips, batch_size, read)
     except DataError as error:
         if len(clips) == 1:
             return [{"problem": str(error)}]
