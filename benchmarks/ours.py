@@ -41,8 +41,8 @@ def log_mel() -> Callable[[], int]:
     return work
 
 
-def quartznet_train() -> Callable[[], int]:
-    task = quartznet()
+def train(task: Task) -> Callable[[], int]:
+    """Steps of training."""
     engine = Engine(task, AdamWConfig(lr=1e-3).build(task), lambda step: 1.0)
     audio, audio_len, targets, target_len = batch()
     one = Batch(audio, audio_len, targets, target_len, torch.arange(4))
@@ -54,9 +54,9 @@ def quartznet_train() -> Callable[[], int]:
     return work
 
 
-def quartznet_infer() -> Callable[[], int]:
-    task = quartznet()
-    audio, audio_len, *_ = batch()
+def infer(task: Task, count: int = 4) -> Callable[[], int]:
+    """Labels of frames of the first recordings."""
+    audio, audio_len = (x[:count] for x in batch()[:2])
 
     def work() -> int:
         with inference(task):
@@ -68,4 +68,10 @@ def quartznet_infer() -> Callable[[], int]:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    serve({"log_mel": log_mel, "quartznet_train": quartznet_train, "quartznet_infer": quartznet_infer})
+    serve(
+        {
+            "log_mel": log_mel,
+            "quartznet_train": lambda: train(quartznet()),
+            "quartznet_infer": lambda: infer(quartznet()),
+        }
+    )

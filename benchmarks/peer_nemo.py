@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from nemo.collections.asr.losses.ctc import CTCLoss
 from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor, ConvASRDecoder, ConvASREncoder
-from work import VOCABULARY, batch, serve
+from work import VOCABULARY, batch, descent, serve
 
 BLOCKS = [(256, 33, 1, 2, 1, False)]
 BLOCKS += [(width, kernel, 5, 1, 1, True) for width, kernel in [(256, 33), (256, 39), (512, 51), (512, 63), (512, 75)]]
@@ -50,19 +50,14 @@ def log_mel() -> Callable[[], int]:
 
 def quartznet_train() -> Callable[[], int]:
     parts = network()
-    parameters = [p for part in parts for p in part.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
-    loss = CTCLoss(num_classes=VOCABULARY, reduction="mean_batch")
+    ctc = CTCLoss(num_classes=VOCABULARY, reduction="mean_batch")
     audio, audio_len, targets, target_len = batch()
 
-    def work() -> int:
-        optimizer.zero_grad()
+    def loss() -> torch.Tensor:
         log_probs, lengths = forward(parts, audio, audio_len)
-        loss(log_probs=log_probs, targets=targets, input_lengths=lengths, target_lengths=target_len).backward()
-        optimizer.step()
-        return sum(p.numel() for p in parameters)
+        return ctc(log_probs=log_probs, targets=targets, input_lengths=lengths, target_lengths=target_len)
 
-    return work
+    return descent(torch.nn.ModuleList(parts), loss)
 
 
 def quartznet_infer() -> Callable[[], int]:

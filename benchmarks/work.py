@@ -20,6 +20,20 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     return audio, torch.tensor([int(16_000 * s) for s in SECONDS]), targets, torch.tensor(TARGETS)
 
 
+def descent(network: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], int]:
+    """Steps of AdamW down a loss; their size is the number of the network's parameters."""
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+
+    def work() -> int:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        return sum(p.numel() for p in parameters)
+
+    return work
+
+
 def serve(items: dict[str, Callable[[], Callable[[], int]]]) -> None:
     """Reads item names from standard input; times one call of each and answers with a line of JSON.
 

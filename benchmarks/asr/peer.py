@@ -12,7 +12,7 @@ from nemo.collections.asr.models import EncDecCTCModel, EncDecRNNTModel
 from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from work import VOCABULARY, batch, serve
+from work import VOCABULARY, batch, descent, serve
 
 LABELS = [chr(0x3400 + i) for i in range(VOCABULARY)]
 FEATURES = {
@@ -99,11 +99,9 @@ def size(network: torch.nn.Module) -> int:
 
 def train(folder: Path, kind: str) -> Callable[[], int]:
     network = model(folder, kind).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     audio, audio_len, targets, target_len = batch()
 
-    def work() -> int:
-        optimizer.zero_grad()
+    def loss() -> torch.Tensor:
         mel, mel_len = network.preprocessor(input_signal=audio, length=audio_len)
         encoded, encoded_len = network.encoder(audio_signal=mel, length=mel_len)
         if kind == "ctc":
@@ -111,12 +109,9 @@ def train(folder: Path, kind: str) -> Callable[[], int]:
         else:
             predicted, *_ = network.decoder(targets=targets, target_length=target_len)
             scores = {"log_probs": network.joint(encoder_outputs=encoded, decoder_outputs=predicted)}
-        loss = network.loss(**scores, targets=targets, input_lengths=encoded_len, target_lengths=target_len)
-        loss.backward()
-        optimizer.step()
-        return size(network)
+        return network.loss(**scores, targets=targets, input_lengths=encoded_len, target_lengths=target_len)
 
-    return work
+    return descent(network, loss)
 
 
 def infer(folder: Path, count: int) -> Callable[[], int]:
