@@ -75,6 +75,7 @@ def test_one_speaker_trains_alone_and_in_rows_and_the_other_is_held_out(prepare,
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore:rows .* have fewer frames:UserWarning")  # long syllables, sped up
 def test_syllables_can_be_fetched_and_a_run_scores_the_speaker_held_out(tmp_path, monkeypatch):
     """Needs apt-get and dpkg; some minutes."""
     monkeypatch.chdir(tmp_path)
